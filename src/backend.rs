@@ -1,0 +1,280 @@
+//! The store's contract: the traits that every store implements, their errors, and the context
+//! of a call.
+//!
+//! Owns: what a store promises. Each sentence of the traits' documentation has a case in
+//! `tests/conformance`, which every store runs.
+//! May fail: with [`Error`], which callers match by variant, never by text.
+//! Must not know: files, FUSE, JSON.
+
+use std::time::{Duration, Instant};
+
+use crate::model::{
+    InvalidId, MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState,
+    Revision, Stored, Timestamp,
+};
+
+pub mod locator;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+/// What every call of a store returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a store did not do what it was asked to. Nothing was changed, except after
+/// [`Error::Unavailable`] and [`Error::Durability`], which say so.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// No message has this ID.
+    #[error("no message has this ID")]
+    NotFound,
+    /// A message of this ID is stored already.
+    #[error("the ID is in use: a message of this ID is in {state}")]
+    AlreadyExists {
+        /// Where that message is.
+        state: QueueState,
+    },
+    /// The message is not in the state that the caller named.
+    #[error("the message is in {actual}, not in {expected}")]
+    StateConflict {
+        /// The state that the caller named.
+        expected: QueueState,
+        /// Where the message is.
+        actual: QueueState,
+    },
+    /// The message was changed since the caller read it.
+    #[error("the message was changed meanwhile; it is at {current} now")]
+    StaleRevision {
+        /// The Updated of the stored message.
+        current: Timestamp,
+    },
+    /// The text is no ID.
+    #[error(transparent)]
+    InvalidId(#[from] InvalidId),
+    /// The document is not legal.
+    #[error("{0}")]
+    InvalidDocument(crate::document::Problem),
+    /// Others kept the store busy until the deadline.
+    #[error("the store was busy until the deadline: {0}")]
+    Busy(String),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// What is stored can't be read.
+    #[error("{0}")]
+    Corrupt(String),
+    /// The disk is full, or a quota is reached.
+    #[error("no space is left: {0}")]
+    StorageFull(String),
+    /// The store was opened for reading only, or its file can't be written.
+    #[error("the spool is read-only")]
+    ReadOnly,
+    /// The change is committed, but could not be brought to the disk.
+    #[error("committed, but not on disk: {0}")]
+    Durability(String),
+    /// The store can't be reached, or failed in the middle; a change may or may not be made.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// What a caller gives with each call: how long it will wait. Go's `ctx`, in Rust's form.
+///
+/// ```
+/// use std::time::Duration;
+/// use retryspoolfs::Context;
+/// let ctx = Context::within(Duration::from_secs(10));
+/// assert!(!ctx.expired());
+/// ```
+#[derive(Clone, Debug)]
+pub struct Context {
+    deadline: Instant,
+}
+
+impl Context {
+    /// A context whose calls end by `limit` from now.
+    pub fn within(limit: Duration) -> Context {
+        Context {
+            deadline: Instant::now() + limit,
+        }
+    }
+
+    /// When a call must have ended.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Whether the deadline has passed.
+    pub fn expired(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+}
+
+/// What is known of a state without listing it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateInfo {
+    /// How many messages are in it, exactly.
+    pub count: u64,
+    /// When a message last entered it, left it, or changed in it; [`Timestamp::ZERO`] where the
+    /// store has seen none.
+    pub changed: Timestamp,
+}
+
+/// The disk or service that a store is on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Its size in bytes.
+    pub total: u64,
+    /// Bytes that nobody uses.
+    pub free: u64,
+    /// Bytes that are left for this user.
+    pub available: u64,
+}
+
+/// A store of message metadata: RetrySpool's interface, in its names, and below them what a
+/// mount needs besides.
+///
+/// What a call returned is committed. A call ends by its context's deadline, with
+/// [`Error::Busy`] if others kept the store busy until then. After [`close`](Backend::close)
+/// every call but another `close` is [`Error::Closed`]. Calls of many threads may run at once.
+///
+/// Every change makes the message's Updated strictly greater: it becomes the later of the time
+/// that the caller proposes and one nanosecond past the stored one.
+pub trait Backend: Send + Sync {
+    /// Stores `metadata` under `id`, whatever was there, in the state that it names. An Updated of
+    /// [`Timestamp::ZERO`] becomes now, and so does a Created of it in a new message.
+    fn store_meta(&self, ctx: &Context, id: &MessageId, metadata: &MessageMetadata) -> Result<()>;
+
+    /// The message of that ID, in whatever state; [`Error::NotFound`] if there is none,
+    /// [`Error::Corrupt`] if what is stored is no metadata.
+    fn get_meta(&self, ctx: &Context, id: &MessageId) -> Result<MessageMetadata> {
+        match self.get(ctx, id)? {
+            Some(stored) => Ok(stored.metadata),
+            None => Err(Error::NotFound),
+        }
+    }
+
+    /// Replaces the metadata of a stored message, its state included; Created stays as stored.
+    /// [`Error::NotFound`] if there is none.
+    fn update_meta(&self, ctx: &Context, id: &MessageId, metadata: &MessageMetadata) -> Result<()>;
+
+    /// Removes the message, in whatever state; [`Error::NotFound`] if there is none.
+    fn delete_meta(&self, ctx: &Context, id: &MessageId) -> Result<()>;
+
+    /// A page of the state's message IDs, how many match in all, and whether more follow.
+    /// Messages that no file name can express are left out.
+    fn list_messages(
+        &self,
+        ctx: &Context,
+        state: QueueState,
+        options: &MessageListOptions,
+    ) -> Result<MessageListResult>;
+
+    /// Moves the message from one state to another in one atomic step: of two racing callers
+    /// exactly one wins, and the other gets [`Error::StateConflict`]. [`Error::NotFound`] if there
+    /// is no message of that ID. With `from` and `to` the same, the message is only looked for.
+    fn move_to_state(
+        &self,
+        ctx: &Context,
+        id: &MessageId,
+        from: QueueState,
+        to: QueueState,
+    ) -> Result<()> {
+        self.relocate(ctx, id, from, to).map(drop)
+    }
+
+    /// Waits for calls that are under way and closes the store. A second close does nothing.
+    fn close(&self) -> Result<()>;
+
+    /// This store's counter, if it can count without listing.
+    fn state_counter(&self) -> Option<&dyn StateCounterBackend>;
+
+    /// The message of that ID with its revision, or `None`.
+    fn get(&self, ctx: &Context, id: &MessageId) -> Result<Option<Stored>>;
+
+    /// Stores a message whose ID is in no state, and gives its revision;
+    /// [`Error::AlreadyExists`] if it is in any, the hidden one included.
+    fn insert(&self, ctx: &Context, metadata: &MessageMetadata) -> Result<Revision>;
+
+    /// Replaces the message if it is in state `from` at revision `seen`, and gives the new
+    /// revision; the metadata may name another state. [`Error::NotFound`],
+    /// [`Error::StateConflict`] or [`Error::StaleRevision`] if somebody was faster.
+    fn replace(
+        &self,
+        ctx: &Context,
+        from: QueueState,
+        seen: Revision,
+        metadata: &MessageMetadata,
+    ) -> Result<Revision>;
+
+    /// [`move_to_state`](Backend::move_to_state), giving the message's revision after it.
+    fn relocate(
+        &self,
+        ctx: &Context,
+        id: &MessageId,
+        from: QueueState,
+        to: QueueState,
+    ) -> Result<Revision>;
+
+    /// Removes the message if it is in state `from` (and, where given, at revision `seen`), and
+    /// gives the last revision it had. [`Error::NotFound`], [`Error::StateConflict`] or
+    /// [`Error::StaleRevision`] otherwise.
+    fn remove(
+        &self,
+        ctx: &Context,
+        id: &MessageId,
+        from: QueueState,
+        seen: Option<Revision>,
+    ) -> Result<Revision>;
+
+    /// At most `limit` IDs of the state that come after `after`, in the order of their bytes.
+    /// Fewer than `limit` only at the end. The memory it takes does not grow with the state.
+    /// Messages that no file name can express are left out.
+    fn scan(
+        &self,
+        ctx: &Context,
+        state: QueueState,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Vec<MessageId>>;
+
+    /// Like [`scan`](Backend::scan), with what is stored of each; `Err` in place of one whose
+    /// metadata can't be read ([`Error::Corrupt`]), so that it is listed all the same.
+    fn scan_stored(
+        &self,
+        ctx: &Context,
+        state: QueueState,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Vec<(MessageId, Result<Stored>)>>;
+
+    /// The state's count and the time of its last change.
+    fn state_info(&self, ctx: &Context, state: QueueState) -> Result<StateInfo>;
+
+    /// Whether the store's log of changes knows that the message once was at this Updated and
+    /// has changed since. The log is bounded: `false` may also mean that it was too long ago.
+    fn was_revision(&self, ctx: &Context, id: &MessageId, updated: Timestamp) -> Result<bool>;
+
+    /// Brings everything committed so far, by other processes too, to the disk. Calls that arrive
+    /// together share one flush. After [`Error::Durability`] the changes stand, but may not
+    /// survive a power failure.
+    fn sync(&self, ctx: &Context) -> Result<()>;
+
+    /// The disk or service that the store is on.
+    fn space(&self) -> Result<Space>;
+}
+
+/// A [`Backend`] that counts fast.
+pub trait StateCounterBackend: Backend {
+    /// How many messages are in the state, exactly, without listing them.
+    fn get_state_count(&self, ctx: &Context, state: QueueState) -> Result<u64> {
+        Ok(self.state_info(ctx, state)?.count)
+    }
+}
+
+/// Makes a store.
+pub trait Factory {
+    /// Opens the store.
+    fn create(&self) -> Result<Box<dyn Backend>>;
+
+    /// The kind of store, as a locator spells it: `sqlite`.
+    fn name(&self) -> &'static str;
+}

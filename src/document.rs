@@ -1,0 +1,16 @@
+//! A message's document: the JSON that a file of the mount holds.
+//!
+//! Owns: how metadata is written as JSON, which documents are legal, and which write of a
+//! document wins ([`updated`]).
+//! May fail: parsing, with a [`Problem`] that tells line and column.
+//! Must not know: stores, FUSE.
+
+mod parse;
+mod render;
+pub mod updated;
+
+pub use parse::{Document, Problem, parse};
+pub use render::{render, rendered_len};
+
+/// The longest legal document in bytes: 1 MiB.
+pub const MAX_LEN: usize = 1 << 20;

@@ -1,0 +1,80 @@
+//! Metadata to JSON, byte for byte what RetrySpool's filesystem store writes, with `<`, `>` and
+//! `&` as themselves and a final newline.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::ser::{PrettyFormatter, Serializer};
+
+use crate::model::{MessageMetadata, Timestamp};
+
+/// The document of a message.
+///
+/// ```
+/// use retryspoolfs::{MessageMetadata, document};
+/// let text = document::render(&MessageMetadata::new("msg-123".parse().unwrap()));
+/// assert!(text.starts_with(b"{\n  \"ID\": \"msg-123\",\n  \"State\": 0,\n"));
+/// ```
+pub fn render(metadata: &MessageMetadata) -> Vec<u8> {
+    let mut document = Vec::with_capacity(512);
+    write(metadata, &mut document);
+    document
+}
+
+/// The length of [`render`]'s document in bytes, without keeping it.
+pub fn rendered_len(metadata: &MessageMetadata) -> u64 {
+    struct Count(u64);
+    impl Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    write(metadata, &mut count);
+    count.0
+}
+
+fn write(metadata: &MessageMetadata, out: &mut impl Write) {
+    let time = |time: Timestamp| time.to_string();
+    let keys = Keys {
+        id: metadata.id.as_str(),
+        state: metadata.state.number(),
+        attempts: metadata.attempts,
+        max_attempts: metadata.max_attempts,
+        next_retry: time(metadata.next_retry),
+        created: time(metadata.created),
+        updated: time(metadata.updated),
+        last_error: &metadata.last_error,
+        size: metadata.size,
+        priority: metadata.priority,
+        headers: &metadata.headers,
+        retry_policy_name: &metadata.retry_policy_name,
+    };
+    let formatter = PrettyFormatter::with_indent(b"  ");
+    // Neither writer fails, and no key of these types can.
+    let _ = keys.serialize(&mut Serializer::with_formatter(&mut *out, formatter));
+    let _ = out.write_all(b"\n");
+}
+
+/// The keys of a document, in their order.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Keys<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    state: u8,
+    attempts: i64,
+    max_attempts: i64,
+    next_retry: String,
+    created: String,
+    updated: String,
+    last_error: &'a str,
+    size: i64,
+    priority: i64,
+    headers: &'a std::collections::BTreeMap<String, String>,
+    retry_policy_name: &'a str,
+}

@@ -1,0 +1,17 @@
+//! The values of the queue: states, times, IDs, metadata, list options.
+//!
+//! Owns: what a message *is*, and how an ID is spelled as a file name. Pure data, no I/O.
+//! May fail: only by refusing a value that the contract does not know.
+//! Must not know: JSON, stores, FUSE.
+
+mod id;
+mod list;
+mod metadata;
+mod state;
+mod timestamp;
+
+pub use id::{FileName, InvalidId, MessageId, NAME_MAX};
+pub use list::{MessageListOptions, MessageListResult, SortBy, SortOrder};
+pub use metadata::{MessageMetadata, Stored};
+pub use state::QueueState;
+pub use timestamp::{Revision, Timestamp};
