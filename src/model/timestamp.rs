@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jiff::SignedDuration;
+use jiff::civil::DateTime;
+
 /// A point in time: seconds since 1970 and nanoseconds, in the years 1 to 9999.
 ///
 /// Its default is Go's zero time, 0001-01-01T00:00:00Z, which in RetrySpool means "never".
@@ -82,11 +85,11 @@ impl Timestamp {
     /// Reads RFC 3339: `2026-11-23T10:15:00Z`, with a fraction of at most nine digits, with `Z`
     /// or an offset. `None` for anything else, also for a time without a zone.
     pub fn parse(text: &str) -> Option<Timestamp> {
-        if !has_rfc3339_shape(text.as_bytes()) {
-            return None;
-        }
-        let time: jiff::Timestamp = text.parse().ok()?;
-        let nanos = time.as_nanosecond();
+        let zone = rfc3339_zone(text.as_bytes())?;
+        let (local, zone) = text.split_at(zone);
+        let local: DateTime = local.parse().ok()?;
+        let since_1970 = local.duration_since(EPOCH) - SignedDuration::from_secs(offset(zone)?);
+        let nanos = since_1970.as_nanos();
         Timestamp::new(
             i64::try_from(nanos.div_euclid(1_000_000_000)).ok()?,
             nanos.rem_euclid(1_000_000_000) as u32,
@@ -94,9 +97,26 @@ impl Timestamp {
     }
 }
 
+/// Where seconds are counted from. Calendar times are used throughout: the library's own points
+/// in time end a day before the year 9999 does.
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+
+/// The seconds that a zone of the right shape is ahead of UTC.
+fn offset(zone: &str) -> Option<i64> {
+    if zone == "Z" {
+        return Some(0);
+    }
+    let hours: i64 = zone[1..3].parse().ok()?;
+    let minutes: i64 = zone[4..6].parse().ok()?;
+    let ahead = hours * 3600 + minutes * 60;
+    let in_range = hours < 24 && minutes < 60;
+    in_range.then_some(if zone.starts_with('-') { -ahead } else { ahead })
+}
+
 /// The library that reads the time is lenient about separators, missing seconds and what may
-/// follow; a document may only hold what RFC 3339 calls a date-time.
-fn has_rfc3339_shape(text: &[u8]) -> bool {
+/// follow; a document may only hold what RFC 3339 calls a date-time, without a leap second, as
+/// Go. Gives the place of the zone.
+fn rfc3339_zone(text: &[u8]) -> Option<usize> {
     let digits = |range: std::ops::Range<usize>| {
         text.get(range)
             .is_some_and(|part| part.iter().all(u8::is_ascii_digit))
@@ -108,19 +128,20 @@ fn has_rfc3339_shape(text: &[u8]) -> bool {
         && mark(13, b':')
         && digits(14..16)
         && mark(16, b':')
-        && digits(17..19);
+        && digits(17..19)
+        && text[17] < b'6';
     if !(date && time) {
-        return false;
+        return None;
     }
     let mut zone = 19;
     if mark(19, b'.') {
         let fraction = text[20..].iter().take_while(|b| b.is_ascii_digit()).count();
         if fraction == 0 || fraction > 9 {
-            return false;
+            return None;
         }
         zone = 20 + fraction;
     }
-    match text.get(zone) {
+    let whole = match text.get(zone) {
         Some(b'Z') => text.len() == zone + 1,
         Some(b'+' | b'-') => {
             digits(zone + 1..zone + 3)
@@ -129,7 +150,8 @@ fn has_rfc3339_shape(text: &[u8]) -> bool {
                 && text.len() == zone + 6
         }
         _ => false,
-    }
+    };
+    whole.then_some(zone)
 }
 
 impl Default for Timestamp {
@@ -141,8 +163,9 @@ impl Default for Timestamp {
 impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC, with as many digits of the fraction as are needed, like Go's.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::new(self.seconds, self.nanos as i32) {
-            Ok(time) => time.fmt(f),
+        let since_1970 = SignedDuration::new(self.seconds, self.nanos as i32);
+        match EPOCH.checked_add(since_1970) {
+            Ok(time) => write!(f, "{time}Z"),
             Err(_) => Err(fmt::Error),
         }
     }
@@ -215,6 +238,10 @@ mod tests {
             "",
             "2026-11-23",
             "2026-11-23T10:15Z",
+            "2026-12-31T23:59:60Z",
+            "2026-11-23T10:15:00+24:00",
+            "2026-11-23T10:15:00-01:60",
+            "2026-11-23T10:15:00\u{661}Z",
             "2026-11-23T10:15:00",
             "2026-11-23T10:15:00z",
             "2026-11-23t10:15:00Z",
@@ -249,12 +276,27 @@ mod tests {
             assert_eq!(Timestamp::parse(&time.to_string()), Some(time), "{time}");
             assert_eq!(Timestamp::from(SystemTime::from(time)), time);
         }
-        assert_eq!(
-            Timestamp::new(1_800_000_000, 120_000_000)
-                .unwrap()
-                .to_string(),
-            "2027-01-15T08:00:00.12Z"
-        );
+    }
+
+    #[test]
+    fn a_fraction_has_as_many_digits_as_it_needs() {
+        // The right-hand side is what Go's time.RFC3339Nano prints.
+        for (nanos, text) in [
+            (0, "2027-01-15T08:00:00Z"),
+            (120_000_000, "2027-01-15T08:00:00.12Z"),
+            (100_000_000, "2027-01-15T08:00:00.1Z"),
+            (1_000, "2027-01-15T08:00:00.000001Z"),
+            (10, "2027-01-15T08:00:00.00000001Z"),
+            (1, "2027-01-15T08:00:00.000000001Z"),
+            (999_999_999, "2027-01-15T08:00:00.999999999Z"),
+        ] {
+            let time = Timestamp::new(1_800_000_000, nanos).unwrap();
+            assert_eq!(time.to_string(), text);
+            assert_eq!(Timestamp::parse(text), Some(time));
+        }
+        assert_eq!(Timestamp::MAX.to_string(), "9999-12-31T23:59:59.999999999Z");
+        let offset = Timestamp::parse("2027-01-15T13:30:00.5+05:30");
+        assert_eq!(offset, Timestamp::new(1_800_000_000, 500_000_000));
     }
 
     #[test]
