@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use serde_json::ser::{PrettyFormatter, Serializer};
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use crate::model::{MessageMetadata, Timestamp};
 
@@ -54,7 +54,7 @@ fn write(metadata: &MessageMetadata, out: &mut impl Write) {
         headers: &metadata.headers,
         retry_policy_name: &metadata.retry_policy_name,
     };
-    let formatter = PrettyFormatter::with_indent(b"  ");
+    let formatter = GoFormatter(PrettyFormatter::with_indent(b"  "));
     // Neither writer fails, and no key of these types can.
     let _ = keys.serialize(&mut Serializer::with_formatter(&mut *out, formatter));
     let _ = out.write_all(b"\n");
@@ -77,4 +77,49 @@ struct Keys<'a> {
     priority: i64,
     headers: &'a std::collections::BTreeMap<String, String>,
     retry_policy_name: &'a str,
+}
+
+/// Lays out as Go's encoder with an indent of two spaces, and like it escapes the two line
+/// separators that JSON allows in a text and JavaScript once did not.
+struct GoFormatter(PrettyFormatter<'static>);
+
+impl Formatter for GoFormatter {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        out: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        for piece in fragment.split_inclusive(['\u{2028}', '\u{2029}']) {
+            let (text, escape) = if let Some(text) = piece.strip_suffix('\u{2028}') {
+                (text, "\\u2028")
+            } else if let Some(text) = piece.strip_suffix('\u{2029}') {
+                (text, "\\u2029")
+            } else {
+                (piece, "")
+            };
+            out.write_all(text.as_bytes())?;
+            out.write_all(escape.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn begin_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.begin_object(out)
+    }
+
+    fn end_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_object(out)
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_object_key(out, first)
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.begin_object_value(out)
+    }
+
+    fn end_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_object_value(out)
+    }
 }
