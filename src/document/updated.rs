@@ -4,6 +4,8 @@
 //! that its writer read, so an edit of a copy that somebody overtook is refused and undoes
 //! nothing.
 
+use std::time::Duration;
+
 use super::Document;
 use crate::model::{MessageId, MessageMetadata, QueueState, Revision, Stored, Timestamp};
 
@@ -58,9 +60,64 @@ pub enum Verdict {
 /// The table. `was_revision` tells whether the store's log knows the written Updated as an earlier
 /// revision of the message; it is asked only where the rule needs it.
 pub fn decide<E>(
-    _stored: Option<&Stored>,
-    _write: &Write,
-    _was_revision: impl FnOnce() -> Result<bool, E>,
+    stored: Option<&Stored>,
+    write: &Write,
+    was_revision: impl FnOnce() -> Result<bool, E>,
 ) -> Result<Verdict, E> {
-    todo!()
+    let (document, now) = (write.document.clone(), write.now);
+    let given = document.updated;
+
+    let Some(stored) = stored else {
+        return Ok(match write.opened {
+            // What it opened is gone.
+            Opened::At(_) => Verdict::Stale,
+            Opened::Not | Opened::Absent => Verdict::Insert(MessageMetadata {
+                updated: given.filter(|given| *given <= now).unwrap_or(now),
+                ..document.into_new(write.id.clone(), write.state, now)
+            }),
+        });
+    };
+
+    let current = stored.metadata.updated;
+    // `over` keeps the stored Updated, so this compares all the rest.
+    let replacement = document.over(&stored.metadata, write.state);
+    if replacement == stored.metadata && given.is_none_or(|given| given <= current) {
+        return Ok(Verdict::Nothing);
+    }
+    match write.opened {
+        Opened::Absent => return Ok(Verdict::Exists),
+        Opened::At(revision) if revision != stored.revision => return Ok(Verdict::Stale),
+        Opened::Not | Opened::At(_) => {}
+    }
+
+    let replace = |updated| {
+        Ok(Verdict::Replace(MessageMetadata {
+            updated,
+            ..replacement
+        }))
+    };
+    let moved_on = now.max(current.next());
+    let Some(given) = given.filter(|given| *given != current) else {
+        return replace(moved_on);
+    };
+    if given > current {
+        return replace(if given > now { moved_on } else { given });
+    }
+    let is_own = |own: Own| own.made == stored.revision && own.copy <= given;
+    if write.own.is_some_and(is_own) {
+        return replace(moved_on);
+    }
+    if current > now && near(given, now) && !was_revision()? {
+        return replace(moved_on);
+    }
+    Ok(Verdict::Stale)
 }
+
+/// Whether two times are within the ten seconds that clocks may differ by.
+fn near(a: Timestamp, b: Timestamp) -> bool {
+    const MARGIN: Duration = Duration::from_secs(10);
+    a.max(b) <= a.min(b).saturating_add(MARGIN)
+}
+
+#[cfg(test)]
+mod tests;
