@@ -47,6 +47,9 @@ pub enum Error {
         /// The Updated of the stored message.
         current: Timestamp,
     },
+    /// There is no spool at that place; the text tells how to make one.
+    #[error("{0}")]
+    Missing(String),
     /// The text is no ID.
     #[error(transparent)]
     InvalidId(#[from] InvalidId),

@@ -1,10 +1,25 @@
 //! From what a user types to a store: `sqlite:PATH`. Every `cfg(feature)` of a store is here.
+//!
+//! Owns: the spelling of a spool's place, and which kinds of store this build has.
+//! May fail: on a kind that it has not.
+//! Must not know: what any store does.
 
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use super::{Backend, Result};
+use super::{Backend, Error, Result};
 
 /// Where a spool is.
+///
+/// ```
+/// use retryspoolfs::backend::locator::Locator;
+/// let locator: Locator = "sqlite:/var/spool/q.db".parse().unwrap();
+/// assert_eq!(locator, "/var/spool/q.db".parse().unwrap());
+/// assert_eq!(locator.to_string(), "sqlite:/var/spool/q.db");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Locator {
     /// A SQLite file.
@@ -23,8 +38,58 @@ pub struct OpenOptions {
 }
 
 impl Locator {
+    /// Reads `sqlite:PATH`, or a bare path, which is the same. A path that itself starts with a
+    /// kind's name is written `./sqlite:x`. [`Error::Unavailable`] for a kind of store that this
+    /// build has not, or an empty path.
+    pub fn parse(text: &OsStr) -> Result<Locator> {
+        let bytes = text.as_bytes();
+        for kind in ["dir:", "postgres:", "postgresql:"] {
+            if bytes.starts_with(kind.as_bytes()) {
+                return Err(Error::Unavailable(format!(
+                    "this build has no store of the kind {kind}"
+                )));
+            }
+        }
+        match bytes.strip_prefix(b"sqlite:").unwrap_or(bytes) {
+            b"" => Err(Error::Unavailable("the spool's path is empty".into())),
+            path => Ok(Locator::Sqlite(OsStr::from_bytes(path).into())),
+        }
+    }
+
     /// Opens the store.
-    pub fn open(&self, _options: OpenOptions) -> Result<Box<dyn Backend>> {
-        todo!()
+    pub fn open(&self, options: OpenOptions) -> Result<Box<dyn Backend>> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Locator::Sqlite(path) => {
+                use super::Factory;
+                use super::sqlite::SqliteFactory;
+                let factory = match options.create {
+                    true => SqliteFactory::create_if_missing(path),
+                    false => SqliteFactory::new(path),
+                };
+                factory
+                    .read_only(options.read_only)
+                    .sync(options.sync)
+                    .create()
+            }
+            #[cfg(not(feature = "sqlite"))]
+            Locator::Sqlite(_) => Err(Error::Unavailable("this build has no SQLite store".into())),
+        }
+    }
+}
+
+impl FromStr for Locator {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Locator> {
+        Locator::parse(text.as_ref())
+    }
+}
+
+impl fmt::Display for Locator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Locator::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+        }
     }
 }

@@ -1,1 +1,387 @@
-//! The embedded store.
+//! The embedded store: one SQLite file, RetrySpool's table `messages` in it, and beside that what
+//! makes counts, listings, revisions and the log of changes exact whoever writes.
+//!
+//! Owns: the store's life, from a path to its end; which call goes to the writer and which to the
+//! readers.
+//! May fail: with [`Error`]; see each call's contract at [`Backend`].
+//! Must not know: documents, files of a mount.
+//!
+//! The parts: `schema` (the tables), `open` (which files are accepted), `prepare` (a RetrySpool
+//! file's first time), `change` and `writer` (what is written, and how writes share a commit),
+//! `reader`, `views` and `row` (what is read), `flush` (what is on the disk), `error`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{RwLock, RwLockReadGuard};
+
+use super::{Backend, Context, Error, Factory, Result, Space, StateCounterBackend, StateInfo};
+use crate::model::{
+    MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState, Revision,
+    Stored, Timestamp,
+};
+
+mod change;
+mod error;
+#[doc(hidden)]
+pub mod faults;
+mod flush;
+mod open;
+mod reader;
+mod row;
+#[doc(hidden)]
+pub mod schema;
+mod views;
+mod writer;
+
+use change::Change;
+use faults::Faults;
+use flush::Flusher;
+use open::{Access, Place};
+use reader::Readers;
+use schema::Verdict;
+use writer::Writer;
+
+/// Makes stores over one SQLite file.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("queue.db");
+/// use retryspoolfs::backend::sqlite::SqliteFactory;
+/// use retryspoolfs::{Error, Factory};
+/// assert!(matches!(SqliteFactory::new(&path).create(), Err(Error::Missing(_))));
+/// assert!(SqliteFactory::create_if_missing(&path).create().is_ok());
+/// ```
+#[derive(Clone)]
+pub struct SqliteFactory {
+    path: PathBuf,
+    create: bool,
+    read_only: bool,
+    sync: bool,
+}
+
+impl SqliteFactory {
+    /// Opens the spool at `path`; [`Error::Missing`] if there is none.
+    pub fn new(path: impl AsRef<Path>) -> SqliteFactory {
+        SqliteFactory {
+            path: path.as_ref().to_owned(),
+            create: false,
+            read_only: false,
+            sync: false,
+        }
+    }
+
+    /// Opens the spool at `path`, and makes it first, with mode 0600, if there is none.
+    pub fn create_if_missing(path: impl AsRef<Path>) -> SqliteFactory {
+        SqliteFactory {
+            create: true,
+            ..SqliteFactory::new(path)
+        }
+    }
+
+    /// Whether the store never writes, not even to prepare a file that RetrySpool made.
+    pub fn read_only(mut self, read_only: bool) -> SqliteFactory {
+        self.read_only = read_only;
+        self
+    }
+
+    /// Whether every change is on the disk when its call returns.
+    pub fn sync(mut self, sync: bool) -> SqliteFactory {
+        self.sync = sync;
+        self
+    }
+
+    /// Opens the store, as what it is.
+    pub fn open(&self) -> Result<SqliteBackend> {
+        SqliteBackend::open(self)
+    }
+}
+
+impl Factory for SqliteFactory {
+    fn create(&self) -> Result<Box<dyn Backend>> {
+        Ok(Box::new(self.open()?))
+    }
+
+    fn name(&self) -> &'static str {
+        "sqlite"
+    }
+}
+
+/// What a store has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Transactions that changed something.
+    pub commits: u64,
+    /// Changes that callers asked for.
+    pub operations: u64,
+    /// Flushes to the disk that callers asked for, shared ones once.
+    pub flushes: u64,
+}
+
+/// A store over one SQLite file.
+pub struct SqliteBackend {
+    place: Place,
+    /// `None` in a store that never writes.
+    writer: Option<Writer>,
+    readers: Readers,
+    flusher: Flusher,
+    faults: Arc<Faults>,
+    /// Whether the store is open. Every call holds it for reading, and closing for writing.
+    is_open: RwLock<bool>,
+}
+
+impl SqliteBackend {
+    fn open(options: &SqliteFactory) -> Result<SqliteBackend> {
+        if options.create && !options.read_only {
+            open::touch(&options.path)?;
+        }
+        let place = Place::find(&options.path)?;
+        let verdict = open::examine(&place)?;
+        match &verdict {
+            Verdict::Refused(why) => {
+                let path = place.path().display();
+                return Err(Error::Unavailable(format!("{path} is not opened: {why}")));
+            }
+            Verdict::Empty if !options.create || options.read_only => {
+                return Err(open::missing(place.path()));
+            }
+            Verdict::Empty | Verdict::Unprepared | Verdict::Ready => {}
+        }
+        let faults = Arc::new(Faults::default());
+        let writer = match options.read_only {
+            true => None,
+            false => Some(writer(&place, &verdict, options, &faults)?),
+        };
+        Ok(SqliteBackend {
+            readers: Readers::new(
+                place.clone(),
+                options.read_only,
+                !options.read_only || verdict == Verdict::Ready,
+            ),
+            flusher: Flusher::new(place.clone(), Arc::clone(&faults)),
+            place,
+            writer,
+            faults,
+            is_open: RwLock::new(true),
+        })
+    }
+
+    /// What the store has done since it was opened.
+    pub fn counters(&self) -> Counters {
+        let (commits, operations) = self.writer.as_ref().map_or((0, 0), Writer::counters);
+        Counters {
+            commits,
+            operations,
+            flushes: self.flusher.count(),
+        }
+    }
+
+    /// The steps that a test can make fail.
+    #[doc(hidden)]
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// The store stays open while this is held.
+    fn enter(&self) -> Result<RwLockReadGuard<'_, bool>> {
+        let is_open = self.is_open.read();
+        match *is_open {
+            true => Ok(is_open),
+            false => Err(Error::Closed),
+        }
+    }
+
+    fn change(&self, ctx: &Context, change: Change) -> Result<Revision> {
+        let _open = self.enter()?;
+        match &self.writer {
+            Some(writer) => writer.submit(change, ctx.deadline()),
+            None => Err(Error::ReadOnly),
+        }
+    }
+
+    /// Runs a query that needs every row in its bucket.
+    fn read_settled<T>(
+        &self,
+        ctx: &Context,
+        query: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let _open = self.enter()?;
+        if let Some(writer) = &self.writer {
+            while self.readers.doubtful(ctx.deadline())? {
+                writer.submit(Change::Settle, ctx.deadline())?;
+            }
+        }
+        self.readers.run_settled(ctx.deadline(), query)
+    }
+}
+
+/// The writing connection, of a file that is made, prepared or brought forward as it needs.
+fn writer(
+    place: &Place,
+    verdict: &Verdict,
+    options: &SqliteFactory,
+    faults: &Arc<Faults>,
+) -> Result<Writer> {
+    let conn = open::connect(
+        place,
+        Access::Write {
+            durable: options.sync,
+        },
+    )
+    .map_err(error::from_sqlite)?;
+    open::enable_wal(&conn)?;
+    match verdict {
+        Verdict::Empty => open::create(&conn).map_err(error::from_sqlite)?,
+        Verdict::Ready => schema::migrate(&conn).map_err(error::from_sqlite)?,
+        Verdict::Unprepared => {
+            return Err(Error::Unavailable(
+                "a file that RetrySpool made can't be prepared yet".into(),
+            ));
+        }
+        // Refused before.
+        Verdict::Refused(why) => return Err(Error::Unavailable(why.clone())),
+    }
+    open::sync_directory(place)?;
+    Writer::new(place.clone(), conn, Arc::clone(faults)).map_err(error::from_sqlite)
+}
+
+impl Backend for SqliteBackend {
+    fn store_meta(&self, ctx: &Context, id: &MessageId, metadata: &MessageMetadata) -> Result<()> {
+        self.change(ctx, Change::Store(named(id, metadata)))
+            .map(drop)
+    }
+
+    fn update_meta(&self, ctx: &Context, id: &MessageId, metadata: &MessageMetadata) -> Result<()> {
+        self.change(ctx, Change::Update(named(id, metadata)))
+            .map(drop)
+    }
+
+    fn delete_meta(&self, ctx: &Context, id: &MessageId) -> Result<()> {
+        self.change(ctx, Change::Delete(id.clone())).map(drop)
+    }
+
+    fn list_messages(
+        &self,
+        ctx: &Context,
+        state: QueueState,
+        options: &MessageListOptions,
+    ) -> Result<MessageListResult> {
+        self.read_settled(ctx, |conn| reader::list(conn, state, options))
+    }
+
+    fn close(&self) -> Result<()> {
+        let mut is_open = self.is_open.write();
+        if !std::mem::replace(&mut *is_open, false) {
+            return Ok(());
+        }
+        // Readers first: the last connection to close writes the log into the file.
+        self.readers.close();
+        self.writer.as_ref().map_or(Ok(()), Writer::close)
+    }
+
+    fn state_counter(&self) -> Option<&dyn StateCounterBackend> {
+        Some(self)
+    }
+
+    fn get(&self, ctx: &Context, id: &MessageId) -> Result<Option<Stored>> {
+        let _open = self.enter()?;
+        self.readers
+            .run(ctx.deadline(), |conn| reader::get(conn, id))?
+            .transpose()
+    }
+
+    fn insert(&self, ctx: &Context, metadata: &MessageMetadata) -> Result<Revision> {
+        self.change(ctx, Change::Insert(metadata.clone()))
+    }
+
+    fn replace(
+        &self,
+        ctx: &Context,
+        from: QueueState,
+        seen: Revision,
+        metadata: &MessageMetadata,
+    ) -> Result<Revision> {
+        let metadata = metadata.clone();
+        self.change(
+            ctx,
+            Change::Replace {
+                from,
+                seen,
+                metadata,
+            },
+        )
+    }
+
+    fn relocate(
+        &self,
+        ctx: &Context,
+        id: &MessageId,
+        from: QueueState,
+        to: QueueState,
+    ) -> Result<Revision> {
+        let id = id.clone();
+        self.change(ctx, Change::Relocate { id, from, to })
+    }
+
+    fn remove(
+        &self,
+        ctx: &Context,
+        id: &MessageId,
+        from: QueueState,
+        seen: Option<Revision>,
+    ) -> Result<Revision> {
+        let id = id.clone();
+        self.change(ctx, Change::Remove { id, from, seen })
+    }
+
+    fn scan(
+        &self,
+        ctx: &Context,
+        state: QueueState,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Vec<MessageId>> {
+        self.read_settled(ctx, |conn| reader::scan(conn, state, after, limit))
+    }
+
+    fn scan_stored(
+        &self,
+        ctx: &Context,
+        state: QueueState,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Vec<(MessageId, Result<Stored>)>> {
+        self.read_settled(ctx, |conn| reader::scan_stored(conn, state, after, limit))
+    }
+
+    fn state_info(&self, ctx: &Context, state: QueueState) -> Result<StateInfo> {
+        self.read_settled(ctx, |conn| reader::state_info(conn, state))
+    }
+
+    fn was_revision(&self, ctx: &Context, id: &MessageId, updated: Timestamp) -> Result<bool> {
+        let _open = self.enter()?;
+        self.readers.run(ctx.deadline(), |conn| {
+            reader::was_revision(conn, id, updated)
+        })
+    }
+
+    fn sync(&self, ctx: &Context) -> Result<()> {
+        let _open = self.enter()?;
+        self.flusher.sync(self.writer.as_ref(), ctx.deadline())
+    }
+
+    fn space(&self) -> Result<Space> {
+        let _open = self.enter()?;
+        open::space(&self.place)
+    }
+}
+
+impl StateCounterBackend for SqliteBackend {}
+
+/// The metadata under the ID that the caller names.
+fn named(id: &MessageId, metadata: &MessageMetadata) -> MessageMetadata {
+    MessageMetadata {
+        id: id.clone(),
+        ..metadata.clone()
+    }
+}

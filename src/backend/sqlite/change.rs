@@ -1,0 +1,420 @@
+//! One change of one message: its one conditional statement, and what zero rows mean.
+//!
+//! Owns: the SQL that writes `messages`; the exact times beside it; settling doubtful rows.
+//! May fail: with SQLite's error, after which the caller rolls back; a refusal (not found,
+//! conflict) is an answer, and has changed nothing.
+//! Must not know: transactions, locks, threads. It runs inside whatever transaction is open, and
+//! may run again in another.
+
+use rusqlite::{Connection, OptionalExtension, named_params};
+
+use super::{row, schema};
+use crate::backend::{Error, Result};
+use crate::model::{MessageId, MessageMetadata, QueueState, Revision, Timestamp};
+
+/// What a caller gets: the revision that its change made.
+pub type Answer = Result<Revision>;
+
+/// A change that a caller asks for. See [`Backend`](crate::Backend) for what each promises.
+#[derive(Debug)]
+pub enum Change {
+    /// `store_meta`
+    Store(MessageMetadata),
+    /// `update_meta`
+    Update(MessageMetadata),
+    /// `delete_meta`
+    Delete(MessageId),
+    /// `insert`
+    Insert(MessageMetadata),
+    /// `replace`
+    Replace {
+        from: QueueState,
+        seen: Revision,
+        metadata: MessageMetadata,
+    },
+    /// `relocate`
+    Relocate {
+        id: MessageId,
+        from: QueueState,
+        to: QueueState,
+    },
+    /// `remove`
+    Remove {
+        id: MessageId,
+        from: QueueState,
+        seen: Option<Revision>,
+    },
+    /// Moves doubtful rows to the bucket they belong to; the answer means nothing.
+    Settle,
+}
+
+/// How many doubtful rows one [`Change::Settle`] moves: about a millisecond's worth.
+const SETTLED_AT_ONCE: u32 = 64;
+
+impl Change {
+    /// Runs the change's statement and tells what came of it.
+    pub fn run(&self, conn: &Connection) -> rusqlite::Result<Answer> {
+        match self {
+            Change::Store(metadata) => store(conn, metadata),
+            Change::Update(metadata) => update(conn, metadata),
+            Change::Delete(id) => delete(conn, id),
+            Change::Insert(metadata) => insert(conn, metadata),
+            Change::Replace {
+                from,
+                seen,
+                metadata,
+            } => replace(conn, *from, *seen, metadata),
+            Change::Relocate { id, from, to } => relocate(conn, id, *from, *to),
+            Change::Remove { id, from, seen } => remove(conn, id, *from, *seen),
+            Change::Settle => settle_some(conn).map(|()| Ok(Timestamp::ZERO.into())),
+        }
+    }
+}
+
+/// What the side tables know of the row: NULL if nothing.
+const KNOWN_SECS: &str = "(SELECT max(r.secs) FROM rs_message r WHERE r.id = :id AND r.state IN (0, 1, 2, 3, 4, 5, 6, 7))";
+
+/// RetrySpool's `updated` never goes back, so that its readers see each change: it becomes the
+/// proposed second, or that of the revision so far if this is later.
+fn updated() -> String {
+    format!("max(:updated, coalesce({KNOWN_SECS}, :updated))")
+}
+
+const COLUMNS: &str = "(id, state, attempts, max_attempts, next_retry, created, updated, last_error, size, \
+     priority, headers, retry_policy_name)";
+const VALUES: &str = "(:id, :state, :attempts, :max_attempts, :next_retry, :created, :updated, :last_error, :size, \
+     :priority, :headers, :retry_policy_name)";
+
+/// The assignments of an update, but for `created`.
+fn assignments() -> String {
+    format!(
+        "state = :state, attempts = :attempts, max_attempts = :max_attempts, next_retry = :next_retry, \
+         updated = {}, last_error = :last_error, size = :size, priority = :priority, \
+         headers = :headers, retry_policy_name = :retry_policy_name",
+        updated()
+    )
+}
+
+/// Runs a statement with all of a message's columns bound to their names; those that the
+/// statement does not name are passed over.
+fn execute(
+    conn: &Connection,
+    sql: &str,
+    metadata: &MessageMetadata,
+    seen: Option<(QueueState, Revision)>,
+) -> rusqlite::Result<usize> {
+    let headers = row::headers_text(&metadata.headers);
+    let (from, seen) = match seen {
+        Some((from, seen)) => (Some(from.number()), Some(seen.updated)),
+        None => (None, None),
+    };
+    let values = named_params! {
+        ":id": metadata.id.as_str(),
+        ":state": metadata.state.number(),
+        ":attempts": metadata.attempts,
+        ":max_attempts": metadata.max_attempts,
+        ":next_retry": metadata.next_retry.seconds(),
+        ":created": metadata.created.seconds(),
+        ":updated": metadata.updated.seconds(),
+        ":last_error": metadata.last_error,
+        ":size": metadata.size,
+        ":priority": metadata.priority,
+        ":headers": headers,
+        ":retry_policy_name": metadata.retry_policy_name,
+        ":from": from,
+        ":seen_secs": seen.map(Timestamp::seconds),
+        ":seen_nanos": seen.map(Timestamp::nanos),
+    };
+    let mut statement = conn.prepare_cached(sql)?;
+    for (name, value) in values {
+        if let Some(at) = statement.parameter_index(name)? {
+            statement.raw_bind_parameter(at, value)?;
+        }
+    }
+    statement.raw_execute()
+}
+
+fn insert(conn: &Connection, metadata: &MessageMetadata) -> rusqlite::Result<Answer> {
+    let sql = format!("INSERT INTO messages {COLUMNS} VALUES {VALUES} ON CONFLICT (id) DO NOTHING");
+    if execute(conn, &sql, metadata, None)? == 0 {
+        let state: Option<i64> = conn
+            .prepare_cached("SELECT CASE typeof(state) WHEN 'integer' THEN state END FROM messages WHERE id = ?1")?
+            .query_row([metadata.id.as_str()], |row| row.get(0))?;
+        return Ok(Err(match state.and_then(QueueState::from_number) {
+            Some(state) => Error::AlreadyExists { state },
+            None => Error::Corrupt(
+                "the ID is in use: a message of this ID is stored in a state that has no directory"
+                    .into(),
+            ),
+        }));
+    }
+    made(conn, metadata.updated, Exact::both(metadata), &metadata.id).map(Ok)
+}
+
+fn store(conn: &Connection, metadata: &MessageMetadata) -> rusqlite::Result<Answer> {
+    let metadata = &proposed_now(metadata);
+    let created = if metadata.created == Timestamp::ZERO {
+        ""
+    } else {
+        ", created = :created"
+    };
+    let sql = format!(
+        "UPDATE messages SET {}{created} WHERE id = :id",
+        assignments()
+    );
+    if execute(conn, &sql, metadata, None)? > 0 {
+        return made(conn, metadata.updated, Exact::given(metadata), &metadata.id).map(Ok);
+    }
+    let mut metadata = metadata.clone();
+    if metadata.created == Timestamp::ZERO {
+        metadata.created = Timestamp::now();
+    }
+    insert(conn, &metadata)
+}
+
+fn update(conn: &Connection, metadata: &MessageMetadata) -> rusqlite::Result<Answer> {
+    let metadata = &proposed_now(metadata);
+    let sql = format!("UPDATE messages SET {} WHERE id = :id", assignments());
+    match execute(conn, &sql, metadata, None)? {
+        0 => Ok(Err(Error::NotFound)),
+        _ => made(conn, metadata.updated, Exact::retry(metadata), &metadata.id).map(Ok),
+    }
+}
+
+fn replace(
+    conn: &Connection,
+    from: QueueState,
+    seen: Revision,
+    metadata: &MessageMetadata,
+) -> rusqlite::Result<Answer> {
+    settle(conn, &metadata.id)?;
+    let sql = format!(
+        "UPDATE messages SET {}, created = :created WHERE id = :id AND state = :from AND EXISTS (\
+         SELECT 1 FROM rs_message r WHERE r.state = :from AND r.id = :id AND r.secs = :seen_secs AND r.nanos = :seen_nanos)",
+        assignments()
+    );
+    match execute(conn, &sql, metadata, Some((from, seen)))? {
+        0 => diagnose(conn, &metadata.id, from, Some(seen)),
+        _ => made(conn, metadata.updated, Exact::both(metadata), &metadata.id).map(Ok),
+    }
+}
+
+fn relocate(
+    conn: &Connection,
+    id: &MessageId,
+    from: QueueState,
+    to: QueueState,
+) -> rusqlite::Result<Answer> {
+    settle(conn, id)?;
+    if from == to {
+        return diagnose(conn, id, from, None);
+    }
+    let now = Timestamp::now();
+    let sql = format!(
+        "UPDATE messages SET state = :to, updated = {} WHERE id = :id AND state = :from",
+        updated()
+    );
+    let values = named_params! {
+        ":id": id.as_str(),
+        ":from": from.number(),
+        ":to": to.number(),
+        ":updated": now.seconds(),
+    };
+    match conn.prepare_cached(&sql)?.execute(values)? {
+        0 => diagnose(conn, id, from, None),
+        _ => made(conn, now, Exact::default(), id).map(Ok),
+    }
+}
+
+fn remove(
+    conn: &Connection,
+    id: &MessageId,
+    from: QueueState,
+    seen: Option<Revision>,
+) -> rusqlite::Result<Answer> {
+    settle(conn, id)?;
+    let values = named_params! {
+        ":id": id.as_str(),
+        ":from": from.number(),
+        ":secs": seen.map(|seen| seen.updated.seconds()),
+        ":nanos": seen.map(|seen| seen.updated.nanos()),
+    };
+    let sql = "DELETE FROM messages WHERE id = :id AND state = :from AND (:secs IS NULL OR EXISTS (\
+         SELECT 1 FROM rs_message r WHERE r.state = :from AND r.id = :id AND r.secs = :secs AND r.nanos = :nanos))";
+    match conn.prepare_cached(sql)?.execute(values)? {
+        0 => diagnose(conn, id, from, seen),
+        _ => Ok(Ok(newest(conn)?.revision)),
+    }
+}
+
+fn delete(conn: &Connection, id: &MessageId) -> rusqlite::Result<Answer> {
+    let removed = conn
+        .prepare_cached("DELETE FROM messages WHERE id = ?1")?
+        .execute([id.as_str()])?;
+    match removed {
+        0 => Ok(Err(Error::NotFound)),
+        _ => Ok(Ok(newest(conn)?.revision)),
+    }
+}
+
+/// An Updated of "never" proposes this moment.
+fn proposed_now(metadata: &MessageMetadata) -> MessageMetadata {
+    let mut metadata = metadata.clone();
+    if metadata.updated == Timestamp::ZERO {
+        metadata.updated = Timestamp::now();
+    }
+    metadata
+}
+
+/// Why a conditional statement found no row; or, if it is there as asked for, its revision.
+fn diagnose(
+    conn: &Connection,
+    id: &MessageId,
+    expected: QueueState,
+    seen: Option<Revision>,
+) -> rusqlite::Result<Answer> {
+    let found = conn
+        .prepare_cached(
+            "SELECT m.state, r.secs, r.nanos FROM messages m \
+             LEFT JOIN rs_message r ON r.id = m.id AND r.state = m.state \
+             WHERE m.id = ?1 AND m.state IN (0, 1, 2, 3, 4, 5)",
+        )?
+        .query_row([id.as_str()], |row| {
+            let known = row.get::<_, Option<i64>>(1)?.is_some();
+            let revision = if known {
+                Some(row::revision(row, 1)?)
+            } else {
+                None
+            };
+            Ok((row.get(0)?, revision))
+        })
+        .optional()?;
+    let Some((state, revision)) = found else {
+        return Ok(Err(Error::NotFound));
+    };
+    Ok(match (QueueState::from_number(state), revision) {
+        (Some(actual), _) if actual != expected => Err(Error::StateConflict { expected, actual }),
+        (_, Some(current)) if seen.is_some_and(|seen| seen != current) => Err(Error::StaleRevision {
+            current: current.updated,
+        }),
+        (_, Some(current)) => Ok(current),
+        (_, None) => Err(Error::Corrupt(
+            "the store's side tables do not know the message: another program changed it without their triggers".into(),
+        )),
+    })
+}
+
+/// The log's newest row, which the statement just made.
+struct Newest {
+    seq: i64,
+    bucket: Option<i64>,
+    revision: Revision,
+}
+
+fn newest(conn: &Connection) -> rusqlite::Result<Newest> {
+    conn.prepare_cached("SELECT seq, new, secs, nanos FROM rs_log ORDER BY seq DESC LIMIT 1")?
+        .query_row([], |row| {
+            Ok(Newest {
+                seq: row.get(0)?,
+                bucket: row.get(1)?,
+                revision: row::revision(row, 2)?,
+            })
+        })
+}
+
+/// Times that RetrySpool's columns hold in whole seconds only; those that the statement wrote.
+#[derive(Default)]
+struct Exact {
+    created: Option<Timestamp>,
+    retry: Option<Timestamp>,
+}
+
+impl Exact {
+    fn both(metadata: &MessageMetadata) -> Exact {
+        Exact {
+            created: Some(metadata.created),
+            ..Exact::retry(metadata)
+        }
+    }
+
+    fn retry(metadata: &MessageMetadata) -> Exact {
+        Exact {
+            created: None,
+            retry: Some(metadata.next_retry),
+        }
+    }
+
+    fn given(metadata: &MessageMetadata) -> Exact {
+        match metadata.created {
+            Timestamp::ZERO => Exact::retry(metadata),
+            _ => Exact::both(metadata),
+        }
+    }
+}
+
+/// Adds what the triggers could not know of the change just made: the proposed nanoseconds, if
+/// the proposed second became the revision's; they only ever raise it, so it stays greater than
+/// the revision before.
+fn made(
+    conn: &Connection,
+    proposed: Timestamp,
+    exact: Exact,
+    id: &MessageId,
+) -> rusqlite::Result<Revision> {
+    let made = newest(conn)?;
+    let mut revision = made.revision;
+    if revision.updated.seconds() == proposed.seconds() && revision.updated < proposed {
+        revision = Revision::from(proposed);
+        conn.prepare_cached("UPDATE rs_log SET nanos = ?2 WHERE seq = ?1")?
+            .execute((made.seq, proposed.nanos()))?;
+    }
+    if revision != made.revision || exact.created.is_some() || exact.retry.is_some() {
+        conn.prepare_cached(
+            "UPDATE rs_message SET nanos = ?3, \
+             created_secs = coalesce(?4, created_secs), created_nanos = coalesce(?5, created_nanos), \
+             retry_secs = coalesce(?6, retry_secs), retry_nanos = coalesce(?7, retry_nanos) \
+             WHERE state = ?1 AND id = ?2",
+        )?
+        .execute((
+            made.bucket,
+            id.as_str(),
+            revision.updated.nanos(),
+            exact.created.map(Timestamp::seconds),
+            exact.created.map(Timestamp::nanos),
+            exact.retry.map(Timestamp::seconds),
+            exact.retry.map(Timestamp::nanos),
+        ))?;
+    }
+    if made.bucket == Some(schema::DOUBTFUL) {
+        settle(conn, id)?;
+    }
+    Ok(revision)
+}
+
+/// Moves a doubtful row to its bucket; its revision stays.
+const SETTLE: &str = "INSERT INTO rs_log (id, old, new, secs, nanos, at_ms) \
+     SELECT r.id, 7, CASE WHEN ?2 THEN m.state ELSE 6 END, r.secs, r.nanos, \
+     CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) \
+     FROM rs_message r JOIN messages m ON m.id = r.id WHERE r.state = 7 AND r.id = ?1";
+
+/// This ID's row is no longer doubtful: a [`MessageId`] can always be a file's name.
+fn settle(conn: &Connection, id: &MessageId) -> rusqlite::Result<()> {
+    conn.prepare_cached(SETTLE)?
+        .execute((id.as_str(), true))
+        .map(drop)
+}
+
+fn settle_some(conn: &Connection) -> rusqlite::Result<()> {
+    let mut doubtful =
+        conn.prepare_cached("SELECT CAST(id AS BLOB) FROM rs_message WHERE state = 7 LIMIT ?1")?;
+    let doubtful: Vec<Vec<u8>> = doubtful
+        .query_map([SETTLED_AT_ONCE], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for id in doubtful {
+        let expressible = schema::bucket(Some(&id), Some(0)) == 0;
+        // Bound as text whatever its bytes: a doubtful ID is text, if not always UTF-8.
+        let id = rusqlite::types::ToSqlOutput::Borrowed(rusqlite::types::ValueRef::Text(&id));
+        conn.prepare_cached(SETTLE)?.execute((id, expressible))?;
+    }
+    Ok(())
+}

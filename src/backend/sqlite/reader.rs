@@ -1,0 +1,324 @@
+//! The queries, and the connections they run on.
+//!
+//! Owns: a pool of reading connections, opened on demand; the SQL that reads.
+//! May fail: with SQLite's errors, mapped; [`Busy`](crate::Error::Busy) when a query passes its deadline.
+//! Must not know: how changes are made.
+//!
+//! No snapshot outlives a call: a reader that stays in the log keeps it from being used again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension};
+
+use super::error::from_sqlite;
+use super::open::{self, Access, Place};
+use super::{row, views};
+use crate::backend::{Result, StateInfo};
+use crate::model::{
+    MessageId, MessageListOptions, MessageListResult, QueueState, SortBy, SortOrder, Stored,
+    Timestamp,
+};
+
+/// How many idle connections are kept.
+const KEPT: usize = 8;
+
+/// How many steps of SQLite's machine pass between two looks at the deadline: some 0.1 ms.
+const STEPS: i32 = 10_000;
+
+/// How often the path is looked at.
+const WATCH: Duration = Duration::from_millis(100);
+
+/// The reading connections of a store.
+pub struct Readers {
+    place: Place,
+    access: Access,
+    /// Whether the file has our tables; if not (only in a store that never writes), temporary
+    /// views compute them.
+    prepared: bool,
+    idle: Mutex<Vec<Reader>>,
+    epoch: Instant,
+    /// When the path was last looked at, in milliseconds since `epoch`.
+    watched: AtomicU64,
+}
+
+/// A connection, and when its query must end, in microseconds since the pool's epoch.
+struct Reader {
+    conn: Connection,
+    deadline: Arc<AtomicU64>,
+}
+
+impl Readers {
+    /// An empty pool.
+    pub fn new(place: Place, read_only: bool, prepared: bool) -> Readers {
+        Readers {
+            place,
+            access: if read_only {
+                Access::ReadOnly
+            } else {
+                Access::Read
+            },
+            prepared,
+            idle: Mutex::default(),
+            epoch: Instant::now(),
+            watched: AtomicU64::new(0),
+        }
+    }
+
+    /// Closes the idle connections; no call is under way.
+    pub fn close(&self) {
+        self.idle.lock().clear();
+    }
+
+    /// Runs queries on a connection that nobody else has, until the deadline.
+    pub fn run<T>(
+        &self,
+        deadline: Instant,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        self.watch()?;
+        let idle = self.idle.lock().pop();
+        let reader = match idle {
+            Some(reader) => reader,
+            None => self.connect().map_err(from_sqlite)?,
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        reader
+            .deadline
+            .store((self.epoch.elapsed() + left).as_micros() as u64, Relaxed);
+        let result = reader
+            .conn
+            .busy_timeout(left)
+            .and_then(|()| query(&reader.conn));
+        match result {
+            Ok(value) => {
+                let mut idle = self.idle.lock();
+                if idle.len() < KEPT && reader.conn.is_autocommit() {
+                    idle.push(reader);
+                }
+                Ok(value)
+            }
+            // The connection goes with the error: another one starts clean.
+            Err(e) => Err(from_sqlite(e)),
+        }
+    }
+
+    fn watch(&self) -> Result<()> {
+        let now = self.epoch.elapsed().as_millis() as u64;
+        if now.saturating_sub(self.watched.load(Relaxed)) >= WATCH.as_millis() as u64 {
+            self.place.check()?;
+            self.watched.store(now, Relaxed);
+        }
+        Ok(())
+    }
+
+    fn connect(&self) -> rusqlite::Result<Reader> {
+        let mut conn = open::connect(&self.place, self.access)?;
+        if self.access == Access::ReadOnly {
+            views::register(&conn)?;
+            if !self.prepared {
+                views::unprepared(&conn)?;
+            }
+        }
+        conn.pragma_update(None, "query_only", true)?;
+        let deadline = Arc::new(AtomicU64::new(u64::MAX));
+        let (limit, epoch) = (Arc::clone(&deadline), self.epoch);
+        let expired = move || epoch.elapsed().as_micros() as u64 > limit.load(Relaxed);
+        conn.progress_handler(STEPS, Some(expired))?;
+        Ok(Reader { conn, deadline })
+    }
+
+    /// Whether rows wait to be settled before counts and listings are right.
+    pub fn doubtful(&self, deadline: Instant) -> Result<bool> {
+        self.run(deadline, is_doubtful)
+    }
+
+    /// Runs a query that needs every row in its bucket, in a store that can't settle: views
+    /// show doubtful rows where they belong.
+    pub fn run_settled<T>(
+        &self,
+        deadline: Instant,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        self.run(deadline, |conn| {
+            if self.access != Access::ReadOnly || !self.prepared {
+                return query(conn);
+            }
+            let snapshot = conn.unchecked_transaction()?;
+            if !is_doubtful(conn)? {
+                let result = query(conn)?;
+                snapshot.finish()?;
+                return Ok(result);
+            }
+            snapshot.finish()?;
+            views::doubtful(conn)?;
+            let result = query(conn);
+            views::drop(conn)?;
+            result
+        })
+    }
+}
+
+fn is_doubtful(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT count FROM rs_state WHERE state = 7")?
+        .query_row([], |row| row.get::<_, i64>(0))
+        .optional()
+        .map(|count| count.unwrap_or(0) > 0)
+}
+
+/// One message. Its ID is legal, so a row that nobody has settled yet is shown as well.
+pub fn get(conn: &Connection, id: &MessageId) -> rusqlite::Result<Option<Result<Stored>>> {
+    let sql = [
+        "SELECT ",
+        row::COLUMNS,
+        " FROM messages m JOIN rs_message r ON r.id = m.id AND r.state IN (m.state, 7) \
+         WHERE m.id = ?1 AND m.state IN (0, 1, 2, 3, 4, 5)",
+    ]
+    .concat();
+    conn.prepare_cached(&sql)?
+        .query_row([id.as_str()], row::stored)
+        .optional()
+}
+
+/// IDs of a state after a cursor.
+pub fn scan(
+    conn: &Connection,
+    state: QueueState,
+    after: Option<&MessageId>,
+    limit: usize,
+) -> rusqlite::Result<Vec<MessageId>> {
+    // No ID is empty.
+    let after = after.map_or("", MessageId::as_str);
+    conn.prepare_cached(
+        "SELECT id FROM rs_message WHERE state = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
+    )?
+    .query_map((state.number(), after, limit_of(limit)), row::id)?
+    .collect()
+}
+
+/// Messages of a state after a cursor.
+pub fn scan_stored(
+    conn: &Connection,
+    state: QueueState,
+    after: Option<&MessageId>,
+    limit: usize,
+) -> rusqlite::Result<Vec<(MessageId, Result<Stored>)>> {
+    let after = after.map_or("", MessageId::as_str);
+    let sql = [
+        "SELECT ",
+        row::COLUMNS,
+        ", r.id FROM rs_message r LEFT JOIN messages m ON m.id = r.id \
+         WHERE r.state = ?1 AND r.id > ?2 ORDER BY r.id LIMIT ?3",
+    ]
+    .concat();
+    conn.prepare_cached(&sql)?
+        .query_map((state.number(), after, limit_of(limit)), |row| {
+            Ok((row::id_at(row, 18)?, row::stored(row)?))
+        })?
+        .collect()
+}
+
+fn limit_of(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// A state's count and last change.
+pub fn state_info(conn: &Connection, state: QueueState) -> rusqlite::Result<StateInfo> {
+    conn.prepare_cached("SELECT count, changed_ms FROM rs_state WHERE state = ?1")?
+        .query_row([state.number()], |row| {
+            let ms: i64 = row.get(1)?;
+            let changed =
+                Timestamp::new(ms.div_euclid(1000), ms.rem_euclid(1000) as u32 * 1_000_000);
+            Ok(StateInfo {
+                count: u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0),
+                changed: if ms == 0 {
+                    Timestamp::ZERO
+                } else {
+                    changed.unwrap_or(Timestamp::ZERO)
+                },
+            })
+        })
+}
+
+/// Whether the log knows the revision as one that the message had and has no more.
+pub fn was_revision(
+    conn: &Connection,
+    id: &MessageId,
+    updated: Timestamp,
+) -> rusqlite::Result<bool> {
+    conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM rs_log WHERE id = ?1 AND secs = ?2 AND nanos = ?3) \
+         AND NOT EXISTS (SELECT 1 FROM rs_message WHERE id = ?1 AND state IN (0, 1, 2, 3, 4, 5, 7) AND secs = ?2 AND nanos = ?3)",
+    )?
+    .query_row((id.as_str(), updated.seconds(), updated.nanos()), |row| row.get(0))
+}
+
+/// A page of a listing, and the total, of one moment.
+pub fn list(
+    conn: &Connection,
+    state: QueueState,
+    options: &MessageListOptions,
+) -> rusqlite::Result<MessageListResult> {
+    let snapshot = match conn.is_autocommit() {
+        true => Some(conn.unchecked_transaction()?),
+        false => None,
+    };
+    let since = options.since.map(Timestamp::seconds);
+    let total = match since {
+        None => state_info(conn, state)?.count,
+        Some(since) => conn
+            .prepare_cached(&format!("SELECT count(*) {FROM_MESSAGES}{SINCE}"))?
+            .query_row((state.number(), since), |row| row.get::<_, i64>(0))
+            .map(|total| u64::try_from(total).unwrap_or(0))?,
+    };
+    let wanted = options.limit.unwrap_or(u64::MAX);
+    let mut message_ids = Vec::new();
+    if wanted > 0 && options.offset < total {
+        let (limit, offset) = (as_i64(wanted), as_i64(options.offset));
+        let mut page = conn.prepare_cached(&page_sql(options))?;
+        let rows = page.query_map((state.number(), since, limit, offset), row::id)?;
+        message_ids = rows.collect::<rusqlite::Result<_>>()?;
+    }
+    if let Some(snapshot) = snapshot {
+        snapshot.finish()?;
+    }
+    let seen = options.offset.saturating_add(message_ids.len() as u64);
+    Ok(MessageListResult {
+        message_ids,
+        total,
+        has_more: seen < total,
+    })
+}
+
+const FROM_MESSAGES: &str = "FROM rs_message r JOIN messages m ON m.id = r.id WHERE r.state = ?1";
+const SINCE: &str = " AND (m.created >= ?2 OR m.updated >= ?2)";
+
+fn page_sql(options: &MessageListOptions) -> String {
+    let order = match options.sort_order {
+        SortOrder::Asc => "ASC",
+        SortOrder::Desc => "DESC",
+    };
+    let exact_created = "CASE r.created_secs WHEN m.created THEN r.created_nanos ELSE 0 END";
+    let keys = match options.sort_by {
+        SortBy::Id => String::new(),
+        SortBy::Created => format!("m.created {order}, {exact_created} {order}, "),
+        SortBy::Updated => format!("r.secs {order}, r.nanos {order}, "),
+        SortBy::Priority => format!("m.priority {order}, "),
+        SortBy::Attempts => format!("m.attempts {order}, "),
+    };
+    // Orders that the side table has by itself need no second look-up for each row.
+    let covered =
+        matches!(options.sort_by, SortBy::Id | SortBy::Updated) && options.since.is_none();
+    let (from, since) = match options.since {
+        _ if covered => ("FROM rs_message r WHERE r.state = ?1", " AND ?2 IS NULL"),
+        None => (FROM_MESSAGES, " AND ?2 IS NULL"),
+        Some(_) => (FROM_MESSAGES, SINCE),
+    };
+    format!("SELECT r.id {from}{since} ORDER BY {keys}r.id {order} LIMIT ?3 OFFSET ?4")
+}
+
+fn as_i64(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,195 @@
+//! The tables: RetrySpool's and ours, their version, and whether a file has them.
+//!
+//! Owns: the text of the schema, `user_version`, and the verdict on a file somebody else made.
+//! May fail: as SQLite does; a verdict is a value, not an error.
+//! Must not know: paths, connections' settings, queries.
+
+use rusqlite::Connection;
+
+use crate::model::MessageId;
+
+/// The schema version that this build writes, and the newest that it reads. A file that was never
+/// prepared, or not to the end, is at 0.
+pub const VERSION: i64 = 1;
+
+/// RetrySpool's table, column for column. Its indexes are its own business: it makes them
+/// whenever it opens a file, and they cost every change twice its time.
+pub const MESSAGES: &str = "\
+CREATE TABLE messages (
+  id TEXT PRIMARY KEY,
+  state INTEGER NOT NULL,
+  attempts INTEGER NOT NULL DEFAULT 0,
+  max_attempts INTEGER NOT NULL,
+  next_retry INTEGER NOT NULL,
+  created INTEGER NOT NULL,
+  updated INTEGER NOT NULL,
+  last_error TEXT,
+  size INTEGER NOT NULL DEFAULT 0,
+  priority INTEGER NOT NULL DEFAULT 5,
+  headers TEXT NOT NULL DEFAULT '{}',
+  retry_policy_name TEXT
+);
+";
+
+/// Our side tables and triggers, at [`VERSION`].
+pub const SIDE_TABLES: &str = include_str!("schema.sql");
+
+/// The bucket of what no directory or file name can express.
+pub const INEXPRESSIBLE: i64 = 6;
+/// The bucket of IDs that SQL can't judge.
+pub const DOUBTFUL: i64 = 7;
+
+/// The columns of RetrySpool's table.
+const COLUMNS: [(&str, &str); 12] = [
+    ("attempts", "INTEGER"),
+    ("created", "INTEGER"),
+    ("headers", "TEXT"),
+    ("id", "TEXT"),
+    ("last_error", "TEXT"),
+    ("max_attempts", "INTEGER"),
+    ("next_retry", "INTEGER"),
+    ("priority", "INTEGER"),
+    ("retry_policy_name", "TEXT"),
+    ("size", "INTEGER"),
+    ("state", "INTEGER"),
+    ("updated", "INTEGER"),
+];
+
+/// What of ours a prepared file must have.
+const OURS: [&str; 9] = [
+    "rs_change",
+    "rs_change_made",
+    "rs_deleted",
+    "rs_inserted",
+    "rs_log",
+    "rs_log_appended",
+    "rs_message",
+    "rs_renamed",
+    "rs_updated",
+];
+
+/// What leads from one version to the next: each runs in one transaction and ends at `to`.
+/// Version 1 is made whole, by [`create`] or by preparing a RetrySpool file.
+struct Migration {
+    to: i64,
+    sql: &'static str,
+}
+
+const MIGRATIONS: &[Migration] = &[];
+
+/// What a file is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A database without any table.
+    Empty,
+    /// RetrySpool's file, which this store has not prepared, or not to the end.
+    Unprepared,
+    /// Ready for this store; older versions are brought forward first.
+    Ready,
+    /// Not ours to touch, and why.
+    Refused(String),
+}
+
+/// Judges the file; reads, and changes nothing.
+pub fn examine(conn: &Connection) -> rusqlite::Result<Verdict> {
+    let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let mut names = conn.prepare("SELECT name, type FROM sqlite_master ORDER BY name")?;
+    let names: Vec<(String, String)> = names
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    if names.is_empty() && version == 0 {
+        return Ok(Verdict::Empty);
+    }
+    let is_table = |(name, kind): &(String, String)| name == "messages" && kind == "table";
+    if !names.iter().any(is_table) {
+        return Ok(refused(
+            "it is another program's database: it has no table \"messages\"",
+        ));
+    }
+    if version > VERSION {
+        return Ok(refused(format!(
+            "it was made by a newer retryspoolfs (schema version {version}, this build knows {VERSION})"
+        )));
+    }
+    let mut columns =
+        conn.prepare("SELECT name, upper(type) FROM pragma_table_info('messages') ORDER BY name")?;
+    let columns: Vec<(String, String)> = columns
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let is_column = |want: &(&str, &str)| {
+        columns
+            .iter()
+            .any(|(n, t)| (n.as_str(), t.as_str()) == *want)
+    };
+    let missing: Vec<&str> = COLUMNS
+        .iter()
+        .filter(|c| !is_column(c))
+        .map(|c| c.0)
+        .collect();
+    if missing == ["retry_policy_name"] && columns.len() == COLUMNS.len() - 1 {
+        // Adding the column is RetrySpool's own migration; two programs doing it would race.
+        return Ok(refused(
+            "it was made by an older RetrySpool: start the current RetrySpool on it once, \
+             which adds the column \"retry_policy_name\"",
+        ));
+    }
+    if !missing.is_empty() || columns.len() != COLUMNS.len() {
+        return Ok(refused(
+            "its table \"messages\" has other columns than RetrySpool's",
+        ));
+    }
+    let encoding: String = conn.query_row("PRAGMA encoding", [], |row| row.get(0))?;
+    if encoding != "UTF-8" {
+        return Ok(refused(format!("its text is {encoding}, not UTF-8")));
+    }
+    if version == 0 {
+        return Ok(Verdict::Unprepared);
+    }
+    match OURS
+        .iter()
+        .find(|ours| !names.iter().any(|(name, _)| name == *ours))
+    {
+        None => Ok(Verdict::Ready),
+        Some(lost) => Ok(refused(format!(
+            "{lost} is missing from it; RetrySpool's table is whole: to have the rest made again, \
+             set user_version to 0 and drop what is called rs_*"
+        ))),
+    }
+}
+
+fn refused(why: impl Into<String>) -> Verdict {
+    Verdict::Refused(why.into())
+}
+
+/// Makes all tables in an empty database; the caller's transaction makes it all or nothing.
+pub fn create(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(MESSAGES)?;
+    conn.execute_batch(SIDE_TABLES)?;
+    conn.pragma_update(None, "user_version", VERSION)
+}
+
+/// Brings a prepared file forward to [`VERSION`], one transaction a step. Each step looks again
+/// inside its transaction: another process may be doing the same.
+pub fn migrate(conn: &Connection) -> rusqlite::Result<()> {
+    for step in MIGRATIONS {
+        conn.execute_batch("BEGIN IMMEDIATE")?;
+        let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if version + 1 == step.to {
+            conn.execute_batch(step.sql)?;
+            conn.pragma_update(None, "user_version", step.to)?;
+        }
+        conn.execute_batch("COMMIT")?;
+    }
+    Ok(())
+}
+
+/// The bucket of a row of `messages`, decided exactly.
+pub fn bucket(id: Option<&[u8]>, state: Option<i64>) -> i64 {
+    let expressible = id
+        .and_then(|id| std::str::from_utf8(id).ok())
+        .is_some_and(|id| id.parse::<MessageId>().is_ok());
+    match state {
+        Some(state @ 0..=5) if expressible => state,
+        _ => INEXPRESSIBLE,
+    }
+}

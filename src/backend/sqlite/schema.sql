@@ -1,0 +1,120 @@
+-- What this store keeps beside RetrySpool's table `messages`: everything is called rs_*.
+--
+-- Any writer of `messages` keeps it right, through triggers, also one that uses INSERT OR REPLACE
+-- (whose removal fires no delete trigger unless recursive_triggers is on): so nothing here hangs
+-- on a delete trigger firing. Syntax and functions are those of SQLite 3.24, the oldest that a
+-- RetrySpool worker may carry.
+--
+-- A bucket is a state 0 to 5; or 6 for a row that no directory or file name can express; or 7
+-- (doubtful) for one where only UTF-8 and the name codec can tell, which this store then settles.
+
+-- One row a message: the covering scan in ID order, the bucket it is counted in, its revision.
+-- The last four are our own writer's exact times, each valid while `messages` has those seconds.
+CREATE TABLE rs_message (
+  state INTEGER NOT NULL,
+  id NOT NULL,
+  secs INTEGER NOT NULL,
+  nanos INTEGER NOT NULL,
+  created_secs INTEGER,
+  created_nanos INTEGER,
+  retry_secs INTEGER,
+  retry_nanos INTEGER,
+  PRIMARY KEY (state, id)
+) WITHOUT ROWID;
+
+-- One row a bucket: how many messages it has, and when it last changed (milliseconds since 1970).
+CREATE TABLE rs_state (
+  state INTEGER PRIMARY KEY,
+  count INTEGER NOT NULL DEFAULT 0,
+  changed_ms INTEGER NOT NULL DEFAULT 0
+);
+INSERT INTO rs_state (state) VALUES (0), (1), (2), (3), (4), (5), (6), (7);
+
+-- One row a change: the bucket before it (NULL for a new message) and after it (NULL for a removed
+-- one), the revision that the change made (of a removed message the last that it had), and when.
+CREATE TABLE rs_log (
+  seq INTEGER PRIMARY KEY,
+  id NOT NULL,
+  old INTEGER,
+  new INTEGER,
+  secs INTEGER NOT NULL,
+  nanos INTEGER NOT NULL,
+  at_ms INTEGER NOT NULL
+);
+
+-- Whoever appends to the log makes the change. The newest row is never trimmed.
+CREATE TRIGGER rs_log_appended AFTER INSERT ON rs_log BEGIN
+  UPDATE rs_state
+     SET count = count + (state IS NEW.new) - (state IS NEW.old),
+         changed_ms = max(changed_ms, NEW.at_ms)
+   WHERE state IN (NEW.old, NEW.new);
+  INSERT INTO rs_message (state, id, secs, nanos)
+  SELECT NEW.new, NEW.id, NEW.secs, NEW.nanos WHERE NEW.old IS NULL AND NEW.new IS NOT NULL;
+  UPDATE rs_message SET state = NEW.new, secs = NEW.secs, nanos = NEW.nanos
+   WHERE state = NEW.old AND id = NEW.id AND NEW.new IS NOT NULL;
+  DELETE FROM rs_message WHERE state = NEW.old AND id = NEW.id AND NEW.new IS NULL;
+  DELETE FROM rs_log WHERE NEW.seq % 256 = 0 AND seq <= NEW.seq - 131072;
+END;
+
+-- What happened to a row of `messages`: its ID, its state now (NULL: removed), the Updated it has
+-- now, and the one it had before where the writer's statement says so.
+CREATE VIEW rs_change (id, state, updated, was) AS SELECT NULL, NULL, NULL, NULL WHERE 0;
+
+-- The one place that decides bucket and revision. The message's revision so far is that of its
+-- side row; or, if the newest log row says that it was removed just now, the one it had then:
+-- under recursive_triggers a REPLACE is a removal and an insertion, and goes on with the same
+-- life; or, of a message that nobody has counted yet, the Updated it had.
+CREATE TRIGGER rs_change_made INSTEAD OF INSERT ON rs_change WHEN NEW.id IS NOT NULL BEGIN
+  INSERT INTO rs_log (id, old, new, secs, nanos, at_ms)
+  SELECT NEW.id,
+    old,
+    CASE
+      WHEN NEW.state IS NULL THEN NULL
+      WHEN NEW.state NOT IN (0, 1, 2, 3, 4, 5) OR typeof(NEW.id) <> 'text' THEN 6
+      WHEN old < 6 THEN NEW.state -- this ID was found expressible before
+      WHEN bytes NOT BETWEEN 1 AND 250 THEN 6
+      WHEN length(NEW.id) <> bytes THEN 7 -- not ASCII, or a NUL in it
+      WHEN bytes <= 83 AND NEW.id NOT GLOB '*[^' || char(1) || '-' || char(127) || ']*' THEN NEW.state
+      WHEN bytes <= 248 AND NEW.id NOT GLOB '*[^ -~]*' AND NEW.id NOT GLOB '*[/%]*' THEN NEW.state
+      ELSE 7
+    END,
+    CASE
+      WHEN NEW.state IS NULL THEN secs
+      WHEN secs IS NULL OR proposed > secs THEN proposed
+      ELSE secs + (nanos = 999999999)
+    END,
+    CASE
+      WHEN NEW.state IS NULL THEN nanos
+      WHEN secs IS NULL OR proposed > secs THEN 0
+      ELSE (nanos + 1) % 1000000000
+    END,
+    CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+  FROM (
+    SELECT k.state AS old,
+      coalesce(k.secs, d.secs, max(-62135596800, min(CAST(NEW.was AS INTEGER), 253402300799))) AS secs,
+      coalesce(k.nanos, d.nanos, 0) AS nanos,
+      max(-62135596800, min(CAST(NEW.updated AS INTEGER), 253402300799)) AS proposed,
+      length(CAST(NEW.id AS BLOB)) AS bytes
+    FROM (SELECT 1)
+    LEFT JOIN rs_message k ON k.id = NEW.id AND k.state IN (0, 1, 2, 3, 4, 5, 6, 7)
+    LEFT JOIN rs_log d ON d.seq = (SELECT max(seq) FROM rs_log) AND d.new IS NULL AND d.id IS NEW.id
+  );
+END;
+
+CREATE TRIGGER rs_inserted AFTER INSERT ON messages BEGIN
+  INSERT INTO rs_change VALUES (NEW.id, NEW.state, NEW.updated, NULL);
+END;
+
+CREATE TRIGGER rs_updated AFTER UPDATE ON messages WHEN NEW.id IS OLD.id BEGIN
+  INSERT INTO rs_change VALUES (NEW.id, NEW.state, NEW.updated, OLD.updated);
+END;
+
+-- The new ID first: an UPDATE OR REPLACE may have removed its holder just before.
+CREATE TRIGGER rs_renamed AFTER UPDATE OF id ON messages WHEN NEW.id IS NOT OLD.id BEGIN
+  INSERT INTO rs_change VALUES (NEW.id, NEW.state, NEW.updated, NULL);
+  INSERT INTO rs_change VALUES (OLD.id, NULL, NULL, OLD.updated);
+END;
+
+CREATE TRIGGER rs_deleted AFTER DELETE ON messages BEGIN
+  INSERT INTO rs_change VALUES (OLD.id, NULL, NULL, OLD.updated);
+END;
