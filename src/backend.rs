@@ -193,6 +193,9 @@ pub trait Backend: Send + Sync {
     /// The message of that ID with its revision, or `None`.
     fn get(&self, ctx: &Context, id: &MessageId) -> Result<Option<Stored>>;
 
+    /// The state of the message of that ID, also of one whose metadata can't be read, or `None`.
+    fn locate(&self, ctx: &Context, id: &MessageId) -> Result<Option<QueueState>>;
+
     /// Stores a message whose ID is in no state, and gives its revision;
     /// [`Error::AlreadyExists`] if it is in any, the hidden one included.
     fn insert(&self, ctx: &Context, metadata: &MessageMetadata) -> Result<Revision>;

@@ -6,6 +6,8 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -53,6 +55,29 @@ impl Locator {
         match bytes.strip_prefix(b"sqlite:").unwrap_or(bytes) {
             b"" => Err(Error::Unavailable("the spool's path is empty".into())),
             path => Ok(Locator::Sqlite(OsStr::from_bytes(path).into())),
+        }
+    }
+
+    /// The same place, spelled so that it does not depend on the working directory. The spool need
+    /// not exist.
+    pub fn absolute(self) -> io::Result<Locator> {
+        match self {
+            Locator::Sqlite(path) => {
+                let path = fs::canonicalize(&path).or_else(|_| std::path::absolute(&path))?;
+                Ok(Locator::Sqlite(path))
+            }
+        }
+    }
+
+    /// A directory beside the spool for scratch files that would be lost otherwise:
+    /// `SPOOL.scratch`.
+    pub fn scratch_dir(&self) -> Option<PathBuf> {
+        match self {
+            Locator::Sqlite(path) => {
+                let mut beside = path.clone().into_os_string();
+                beside.push(".scratch");
+                Some(beside.into())
+            }
         }
     }
 

@@ -290,6 +290,12 @@ impl Backend for SqliteBackend {
             .transpose()
     }
 
+    fn locate(&self, ctx: &Context, id: &MessageId) -> Result<Option<QueueState>> {
+        let _open = self.enter()?;
+        self.readers
+            .run(ctx.deadline(), |conn| reader::locate(conn, id))
+    }
+
     fn insert(&self, ctx: &Context, metadata: &MessageMetadata) -> Result<Revision> {
         self.change(ctx, Change::Insert(metadata.clone()))
     }

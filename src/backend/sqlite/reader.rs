@@ -183,6 +183,15 @@ pub fn get(conn: &Connection, id: &MessageId) -> rusqlite::Result<Option<Result<
 }
 
 /// IDs of a state after a cursor.
+pub fn locate(conn: &Connection, id: &MessageId) -> rusqlite::Result<Option<QueueState>> {
+    let mut query = conn.prepare_cached("SELECT state FROM messages WHERE id = ?1")?;
+    let state: Option<i64> = query
+        .query_row([id.as_str()], |row| row.get(0))
+        .optional()?;
+    Ok(state.and_then(QueueState::from_number))
+}
+
+/// See [`Backend::scan`](crate::backend::Backend::scan).
 pub fn scan(
     conn: &Connection,
     state: QueueState,
