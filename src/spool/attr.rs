@@ -1,0 +1,103 @@
+//! Attributes, as plain values.
+
+use crate::backend::StateInfo;
+use crate::document;
+use crate::model::{Stored, Timestamp};
+
+/// What stat(2) shows of a file or directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attr {
+    /// The inode number.
+    pub ino: u64,
+    pub is_dir: bool,
+    /// Bytes of a file; messages of a state's directory.
+    pub size: u64,
+    pub atime: Timestamp,
+    pub mtime: Timestamp,
+    pub ctime: Timestamp,
+    /// The permission bits.
+    pub mode: u16,
+    pub nlink: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Who owns what the mount shows, and with which permissions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ownership {
+    pub uid: u32,
+    pub gid: u32,
+    /// The permission bits of files.
+    pub fmode: u16,
+    /// The permission bits of directories.
+    pub dmode: u16,
+}
+
+/// What a message's attributes are made of: all that a listing with attributes has to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brief {
+    size: u64,
+    created: Timestamp,
+    updated: Timestamp,
+}
+
+impl Brief {
+    /// Of a message whose metadata can't be read: it is there, and has no document.
+    pub const UNREADABLE: Brief = Brief {
+        size: 0,
+        created: Timestamp::ZERO,
+        updated: Timestamp::ZERO,
+    };
+
+    /// Of a stored message.
+    pub fn of(stored: &Stored) -> Brief {
+        Brief {
+            size: document::rendered_len(&stored.metadata),
+            created: stored.metadata.created,
+            updated: stored.metadata.updated,
+        }
+    }
+
+    /// Of a file whose bytes were last written at `written`.
+    pub fn of_bytes(size: u64, written: Timestamp) -> Brief {
+        Brief {
+            size,
+            created: written,
+            updated: written,
+        }
+    }
+}
+
+impl Ownership {
+    /// A file's attributes.
+    pub fn file(&self, ino: u64, brief: Brief) -> Attr {
+        Attr {
+            ino,
+            is_dir: false,
+            size: brief.size,
+            atime: brief.created,
+            mtime: brief.updated,
+            ctime: brief.updated,
+            mode: self.fmode,
+            nlink: 1,
+            uid: self.uid,
+            gid: self.gid,
+        }
+    }
+
+    /// A directory's attributes. `subdirs` is the number of directories it lists.
+    pub fn dir(&self, ino: u64, info: StateInfo, subdirs: usize) -> Attr {
+        Attr {
+            ino,
+            is_dir: true,
+            size: info.count,
+            atime: info.changed,
+            mtime: info.changed,
+            ctime: info.changed,
+            mode: self.dmode,
+            nlink: 2 + subdirs as u32,
+            uid: self.uid,
+            gid: self.gid,
+        }
+    }
+}

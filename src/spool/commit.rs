@@ -1,0 +1,177 @@
+//! Commits: a document that was written becomes one conditional write of the store.
+
+use std::collections::{HashMap, VecDeque};
+
+use parking_lot::Mutex;
+
+use super::Spool;
+use super::caller::Process;
+use super::error::{self, Errno, Refusal, Result, Waiting};
+use crate::backend::{Context, Error};
+use crate::document::updated::{self, Opened, Own, Verdict};
+use crate::document::{Document, Problem};
+use crate::model::{MessageId, QueueState, Revision, Timestamp};
+
+/// A document and where it is written.
+pub struct Commit<'a> {
+    pub id: &'a MessageId,
+    /// The directory.
+    pub state: QueueState,
+    pub document: &'a Document,
+    pub opened: Opened,
+    pub process: Process,
+}
+
+impl Spool {
+    /// Commits a document: reads what is stored, decides, and writes on the condition that nobody
+    /// was faster; if somebody was, decides again. Gives the revision that is stored now.
+    pub(super) fn commit(&self, commit: &Commit, waiting: Waiting) -> Result<Revision> {
+        self.writable()?;
+        let ctx = match waiting {
+            Waiting::UnderDirectoryLock => self.hurried(),
+            Waiting::Alone => self.patient(),
+        };
+        let refuse = |error| error::refusal(error, waiting);
+        loop {
+            let (stored, verdict) = self.judge(commit, &ctx).map_err(refuse)?;
+            let (written, base) = match &verdict {
+                Verdict::Nothing => {
+                    let revision = stored.map(|stored| stored.revision);
+                    return Ok(revision.unwrap_or(Timestamp::now().into()));
+                }
+                Verdict::Insert(metadata) => (self.store.insert(&ctx, metadata), metadata.updated),
+                Verdict::Replace(metadata) => {
+                    let Some(stored) = stored else { continue };
+                    let from = stored.metadata.state;
+                    let written = self.store.replace(&ctx, from, stored.revision, metadata);
+                    (written, stored.revision.updated)
+                }
+                Verdict::Exists | Verdict::Stale => return Err(refused(&verdict, stored.as_ref())),
+            };
+            match written {
+                Ok(made) => {
+                    let copy = commit.document.updated.unwrap_or(base);
+                    self.own.note(commit, made, copy);
+                    self.asides.end(commit.state, commit.id);
+                    return Ok(made);
+                }
+                Err(
+                    Error::AlreadyExists { .. }
+                    | Error::NotFound
+                    | Error::StateConflict { .. }
+                    | Error::StaleRevision { .. },
+                ) if !ctx.expired() => {}
+                Err(error) => return Err(refuse(error)),
+            }
+        }
+    }
+
+    /// Whether a commit would be refused now.
+    pub(super) fn probe(&self, commit: &Commit) -> Result<()> {
+        let (stored, verdict) = self.ask(self.judge(commit, &self.patient()))?;
+        match verdict {
+            Verdict::Exists | Verdict::Stale => Err(refused(&verdict, stored.as_ref())),
+            Verdict::Nothing | Verdict::Insert(_) | Verdict::Replace(_) => Ok(()),
+        }
+    }
+
+    fn judge(
+        &self,
+        commit: &Commit,
+        ctx: &Context,
+    ) -> crate::backend::Result<(Option<crate::model::Stored>, Verdict)> {
+        let stored = self.store.get(ctx, commit.id)?;
+        let write = updated::Write {
+            id: commit.id,
+            state: commit.state,
+            document: commit.document,
+            opened: commit.opened,
+            own: self.own.of(commit),
+            now: Timestamp::now(),
+        };
+        let verdict = updated::decide(stored.as_ref(), &write, || {
+            let proposed = commit.document.updated.unwrap_or_default();
+            self.store.was_revision(ctx, commit.id, proposed)
+        })?;
+        Ok((stored, verdict))
+    }
+}
+
+/// The refusal of a document that is not legal.
+pub(super) fn bad_document(problem: &Problem) -> Refusal {
+    Refusal::new(Errno::EBADMSG, problem.to_string())
+}
+
+fn refused(verdict: &Verdict, stored: Option<&crate::model::Stored>) -> Refusal {
+    match (verdict, stored) {
+        (Verdict::Exists, Some(stored)) => {
+            let state = stored.metadata.state;
+            Refusal::new(
+                Errno::EEXIST,
+                format!("the ID is in use: a message of this ID is in {state}"),
+            )
+        }
+        (_, Some(stored)) => {
+            let (state, updated) = (stored.metadata.state, stored.revision.updated);
+            let reason = format!(
+                "the message was changed after this copy was read; it is in {state}, Updated {updated}"
+            );
+            Refusal::new(Errno::ESTALE, reason).hint(
+                "read it again, or remove Updated from the document to overrule the other change",
+            )
+        }
+        (_, None) => Refusal::new(
+            Errno::ESTALE,
+            "the message was deleted after this copy was read",
+        )
+        .hint("write the document under a new name to queue it again"),
+    }
+}
+
+/// What processes made of messages themselves: the second `:w` of an editor still holds the first
+/// Updated. The latest few thousand are remembered.
+#[derive(Default)]
+pub(super) struct OwnWrites {
+    inner: Mutex<OwnInner>,
+}
+
+#[derive(Default)]
+struct OwnInner {
+    by_message: HashMap<MessageId, (Process, Own)>,
+    order: VecDeque<MessageId>,
+}
+
+/// How many messages' last writers are remembered.
+const OWN_MAX: usize = 4096;
+
+impl OwnWrites {
+    fn of(&self, commit: &Commit) -> Option<Own> {
+        let inner = self.inner.lock();
+        let (process, own) = inner.by_message.get(commit.id)?;
+        (*process == commit.process).then_some(*own)
+    }
+
+    fn note(&self, commit: &Commit, made: Revision, copy: Timestamp) {
+        let mut inner = self.inner.lock();
+        let own = match inner.by_message.get(commit.id) {
+            // The same copy written again: what it was a copy of stays the oldest.
+            Some((process, own)) if *process == commit.process => Own {
+                made,
+                copy: own.copy.min(copy),
+            },
+            Some(_) => Own { made, copy },
+            None => {
+                inner.order.push_back(commit.id.clone());
+                Own { made, copy }
+            }
+        };
+        inner
+            .by_message
+            .insert(commit.id.clone(), (commit.process, own));
+        if inner.order.len() > OWN_MAX {
+            if let Some(oldest) = inner.order.pop_front() {
+                inner.by_message.remove(&oldest);
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Names and attributes.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::attr::{Attr, Brief};
+use super::caller::Caller;
+use super::error::{Errno, Refusal, Result};
+use super::handle::{Handle, Writer};
+use super::inode::Node;
+use super::scratch::ScratchFile;
+use super::tree::{Dir, Fixed, Target, Text};
+use super::{Options, Spool};
+use crate::backend::{Error, StateInfo};
+use crate::model::{MessageId, QueueState, Timestamp};
+
+impl Spool {
+    /// What has that name in the directory, and counts one lookup of it.
+    pub fn lookup(&self, caller: &Caller, parent: u64, name: &OsStr) -> Result<Attr> {
+        let dir = self.dir(parent)?;
+        if let Some(fixed) = dir.fixed(name, &self.options) {
+            return self.fixed_attr(fixed);
+        }
+        match Target::of(dir, name) {
+            Target::Message(state, id) => self.lookup_message(caller, state, &id),
+            Target::Scratch(state) => {
+                let file = self.scratches.get(state, name);
+                let file = file.ok_or_else(Refusal::not_found)?;
+                self.inodes.look_up_scratch(&file);
+                Ok(self.scratch_attr(&file))
+            }
+            Target::Invalid | Target::Fixed => Err(Refusal::not_found()),
+        }
+    }
+
+    fn lookup_message(&self, caller: &Caller, state: QueueState, id: &MessageId) -> Result<Attr> {
+        let ino = self.inodes.number(id);
+        // A file that was created and not committed yet is there for its writer alone.
+        let own = self.own_writer(caller, ino).filter(|w| w.state == state);
+        let hidden = self.asides.hides(state, id, caller);
+        let brief = match (hidden, self.brief(id, Some(state))?) {
+            (false, Some(brief)) => Some(brief),
+            (true, _) | (_, None) => own.as_ref().map(|_| Brief::of_bytes(0, Timestamp::now())),
+        };
+        let brief = brief.ok_or_else(Refusal::not_found)?;
+        let ino = self.inodes.look_up(id, state);
+        Ok(self.message_attr(ino, brief, own.as_deref()))
+    }
+
+    /// The attributes of an inode; `fh` where the caller asks through an open file.
+    pub fn getattr(&self, caller: &Caller, ino: u64, fh: Option<u64>) -> Result<Attr> {
+        if let Some(fixed) = Fixed::of(ino) {
+            return self.fixed_attr(fixed);
+        }
+        match self.inodes.get(ino).ok_or_else(Refusal::not_found)? {
+            Node::Scratch(file) => Ok(self.scratch_attr(&file)),
+            Node::Message(id, _) => {
+                let by_handle = fh.and_then(|fh| self.handles.writer(fh));
+                let own = by_handle.or_else(|| self.own_writer(caller, ino));
+                let brief = match self.brief(&id, None)? {
+                    Some(brief) => brief,
+                    // Not committed yet, or gone while it is open.
+                    None => self.open_brief(ino, fh).ok_or_else(Refusal::not_found)?,
+                };
+                Ok(self.message_attr(ino, brief, own.as_deref()))
+            }
+        }
+    }
+
+    /// Sets the length of a file, if one is given, and gives its attributes. Owner, permissions
+    /// and times are accepted and stay: tools set them after a copy, and fail if refused.
+    pub fn setattr(
+        &self,
+        caller: &Caller,
+        ino: u64,
+        fh: Option<u64>,
+        size: Option<u64>,
+    ) -> Result<Attr> {
+        if let Some(size) = size {
+            self.truncate(caller, ino, fh, size)?;
+        }
+        self.getattr(caller, ino, fh)
+    }
+
+    /// The kernel forgets `count` lookups of an inode.
+    pub fn forget(&self, ino: u64, count: u64) {
+        self.inodes.forget(ino, count);
+    }
+
+    /// The directory of that inode number.
+    pub(super) fn dir(&self, ino: u64) -> Result<Dir> {
+        match Fixed::of(ino) {
+            Some(Fixed::Dir(dir)) => Ok(dir),
+            _ => Err(Refusal::new(Errno::ENOTDIR, "it is no directory")),
+        }
+    }
+
+    /// The path of a name, for people.
+    pub(super) fn path_of(&self, parent: u64, name: &OsStr) -> String {
+        match self.dir(parent) {
+            Ok(dir) => format!("{}{}", dir.path(), name.display()),
+            Err(_) => name.display().to_string(),
+        }
+    }
+
+    /// The message's attributes if it is stored, in `state` where one is given. One that can't be
+    /// read is there all the same.
+    fn brief(&self, id: &MessageId, state: Option<QueueState>) -> Result<Option<Brief>> {
+        let ctx = self.patient();
+        match self.store.get(&ctx, id) {
+            Ok(stored) => Ok(stored
+                .filter(|stored| state.is_none_or(|state| state == stored.metadata.state))
+                .map(|stored| Brief::of(&stored))),
+            Err(Error::Corrupt(_)) => {
+                let found = self.ask(self.store.locate(&ctx, id))?;
+                Ok(found
+                    .filter(|found| state.is_none_or(|state| state == *found))
+                    .map(|_| Brief::UNREADABLE))
+            }
+            Err(error) => self.ask(Err(error)),
+        }
+    }
+
+    /// What is known of a message that is not stored while somebody has it open.
+    fn open_brief(&self, ino: u64, fh: Option<u64>) -> Option<Brief> {
+        let now = Timestamp::now();
+        if let Some(Ok(Handle::Reader(reader))) = fh.map(|fh| self.handles.get(fh)) {
+            return Some(Brief::of_bytes(reader.document.len() as u64, now));
+        }
+        let writer = self.handles.writer_of(ino, |_| true)?;
+        Some(Brief::of_bytes(writer.len.load(Ordering::Relaxed), now))
+    }
+
+    /// The caller's own open writer of that inode, whose bytes it sees.
+    fn own_writer(&self, caller: &Caller, ino: u64) -> Option<Arc<Writer>> {
+        let process = std::cell::OnceCell::new();
+        self.handles.writer_of(ino, |writer| {
+            *process.get_or_init(|| caller.process()) == writer.opener
+        })
+    }
+
+    fn message_attr(&self, ino: u64, brief: Brief, own: Option<&Writer>) -> Attr {
+        let mut attr = self.options.ownership.file(ino, brief);
+        if let Some(writer) = own {
+            attr.size = writer.len.load(Ordering::Relaxed);
+        }
+        attr
+    }
+
+    pub(super) fn listed_attr(&self, ino: u64, brief: Brief) -> Attr {
+        self.message_attr(ino, brief, None)
+    }
+
+    pub(super) fn scratch_attr(&self, file: &ScratchFile) -> Attr {
+        let (size, written) = file.size_and_time();
+        let brief = Brief::of_bytes(size, written);
+        self.options.ownership.file(file.ino(), brief)
+    }
+
+    pub(super) fn fixed_attr(&self, fixed: Fixed) -> Result<Attr> {
+        let ino = fixed.ino();
+        let control = |attr: Attr, mode: u16| Attr {
+            mode,
+            uid: self.options.control_owner.0,
+            gid: self.options.control_owner.1,
+            ..attr
+        };
+        match fixed {
+            Fixed::Text(text) => {
+                let (size, changed) = self.text(text).size_and_time();
+                let brief = Brief::of_bytes(size, changed);
+                Ok(control(self.options.ownership.file(ino, brief), 0o600))
+            }
+            Fixed::Dir(dir) => {
+                let info = self.dir_info(dir)?;
+                let subdirs = subdirs(dir, &self.options);
+                Ok(self.options.ownership.dir(ino, info, subdirs))
+            }
+        }
+    }
+
+    fn dir_info(&self, dir: Dir) -> Result<StateInfo> {
+        let info = match dir {
+            Dir::State(state) => self.ask(self.store.state_info(&self.patient(), state))?,
+            Dir::Root | Dir::Control | Dir::Scratch | Dir::ScratchOf(_) => StateInfo {
+                count: 0,
+                changed: Timestamp::ZERO,
+            },
+        };
+        Ok(StateInfo {
+            // A state that nothing happened in looks as old as the mount, not as year 1.
+            changed: if info.changed == Timestamp::ZERO {
+                self.started
+            } else {
+                info.changed
+            },
+            ..info
+        })
+    }
+
+    pub(super) fn text(&self, text: Text) -> &super::report::TextLog {
+        match text {
+            Text::Errors => &self.report.errors,
+        }
+    }
+}
+
+fn subdirs(dir: Dir, options: &Options) -> usize {
+    let listed = dir.listed(options);
+    let dirs = listed
+        .iter()
+        .filter(|(_, fixed)| matches!(fixed, Fixed::Dir(_)));
+    dirs.count()
+}

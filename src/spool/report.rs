@@ -1,0 +1,180 @@
+//! Telling people why: the log, and the control file `errors`.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use parking_lot::Mutex;
+
+use super::caller::Caller;
+use super::error::{Errno, Refusal};
+use crate::model::Timestamp;
+
+/// How many lines `errors` keeps.
+const LINES_MAX: usize = 1000;
+
+/// A text that grows at its end and forgets at its beginning, read like a regular file whose size
+/// is the number of bytes ever published.
+pub struct TextLog {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    /// Where the oldest byte that is kept stands in all that was ever published.
+    first: u64,
+    bytes: VecDeque<u8>,
+    lines: VecDeque<usize>,
+    changed: Timestamp,
+}
+
+impl Default for TextLog {
+    fn default() -> TextLog {
+        TextLog {
+            inner: Mutex::new(Inner {
+                first: 0,
+                bytes: VecDeque::new(),
+                lines: VecDeque::new(),
+                changed: Timestamp::now(),
+            }),
+        }
+    }
+}
+
+impl TextLog {
+    /// Publishes a line.
+    pub fn push(&self, line: &str) {
+        let mut inner = self.inner.lock();
+        inner.bytes.extend(line.bytes().chain([b'\n']));
+        inner.lines.push_back(line.len() + 1);
+        inner.changed = Timestamp::now();
+        while inner.lines.len() > LINES_MAX {
+            let line = inner.lines.pop_front().unwrap_or(0);
+            inner.bytes.drain(..line);
+            inner.first += line as u64;
+        }
+    }
+
+    /// How many bytes were ever published, and when the last ones were.
+    pub fn size_and_time(&self) -> (u64, Timestamp) {
+        let inner = self.inner.lock();
+        (inner.first + inner.bytes.len() as u64, inner.changed)
+    }
+}
+
+/// Where one reader of a [`TextLog`] is.
+#[derive(Debug, Default)]
+pub struct TextCursor {
+    /// A reader that began at 0 reads what is kept, from its oldest byte: the offset it will ask
+    /// for next, and the position that this means.
+    next: Option<(u64, u64)>,
+}
+
+impl TextCursor {
+    /// At most `size` bytes for a read at `offset`. A read at 0 gets the oldest byte kept, and
+    /// whoever goes on from there goes on from there; any other offset counts from the first byte
+    /// ever published. At the end there is nothing.
+    pub fn read(&mut self, log: &TextLog, offset: u64, size: usize) -> Vec<u8> {
+        let inner = log.inner.lock();
+        let position = match self.next {
+            _ if offset == 0 => inner.first,
+            Some((next, position)) if next == offset => position.max(inner.first),
+            _ => offset.max(inner.first),
+        };
+        let start = ((position - inner.first) as usize).min(inner.bytes.len());
+        let range: Range<usize> = start..start.saturating_add(size).min(inner.bytes.len());
+        let bytes: Vec<u8> = inner.bytes.range(range).copied().collect();
+        let read = bytes.len() as u64;
+        self.next = Some((offset + read, inner.first + start as u64 + read));
+        bytes
+    }
+}
+
+/// Tells of refusals.
+#[derive(Default)]
+pub struct Report {
+    /// The control file `errors`.
+    pub errors: TextLog,
+}
+
+impl Report {
+    /// One line in the log and one in `errors`: `rename hold/x.json ENOENT: …`.
+    pub fn refused(&self, caller: Option<&Caller>, operation: &str, path: &str, refusal: &Refusal) {
+        let Refusal {
+            errno,
+            reason,
+            hint,
+        } = refusal;
+        let hint = if hint.is_empty() {
+            "nothing was changed"
+        } else {
+            hint
+        };
+        let path = one_line(path);
+        let reason = one_line(reason);
+        let (pid, command) = match caller {
+            Some(caller) => (caller.pid, caller.command()),
+            None => (0, "?".to_owned()),
+        };
+        if *errno == Errno::EIO {
+            tracing::error!(target: "retryspoolfs", "{operation} {path} {errno:?}: {reason}; {hint} (pid {pid}, {command})");
+        } else {
+            tracing::warn!(target: "retryspoolfs", "{operation} {path} {errno:?}: {reason}; {hint} (pid {pid}, {command})");
+        }
+        self.errors
+            .push(&format!("{operation} {path} {errno:?}: {reason}; {hint}"));
+    }
+
+    /// A line that is no refusal.
+    pub fn note(&self, line: &str) {
+        let line = one_line(line);
+        tracing::warn!(target: "retryspoolfs", "{line}");
+        self.errors.push(&line);
+    }
+}
+
+/// The text with its control characters escaped, so that a line stays one.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let escape = c.is_control().then(|| c.escape_default());
+            escape
+                .into_iter()
+                .flatten()
+                .chain((!c.is_control()).then_some(c))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_from_zero_gets_the_oldest_line_kept_and_goes_on() {
+        let log = TextLog::default();
+        for n in 0..LINES_MAX + 5 {
+            log.push(&format!("line {n}"));
+        }
+        let (size, _) = log.size_and_time();
+        let mut cursor = TextCursor::default();
+        let mut text = Vec::new();
+        loop {
+            let part = cursor.read(&log, text.len() as u64, 100);
+            if part.is_empty() {
+                break;
+            }
+            text.extend(part);
+        }
+        assert!(text.starts_with(b"line 5\n") && text.ends_with(b"line 1004\n"));
+        log.push("later");
+        assert_eq!(cursor.read(&log, text.len() as u64, 100), b"later\n");
+        // As `tail` does: from the end by the size.
+        assert_eq!(TextCursor::default().read(&log, size, 100), b"later\n");
+        assert_eq!(TextCursor::default().read(&log, size + 6, 100), b"");
+        assert_eq!(TextCursor::default().read(&log, size + 600, 100), b"");
+    }
+
+    #[test]
+    fn a_line_stays_one_line() {
+        assert_eq!(one_line("a\nb\u{1b}[2J☃"), "a\\nb\\u{1b}[2J☃");
+    }
+}
