@@ -52,8 +52,11 @@
 //! only [`model`] knows `.json`; `spool` is the filesystem without the kernel.
 
 pub mod backend;
+pub mod cli;
 pub mod document;
+pub mod fuse;
 pub mod model;
+pub mod spool;
 
 pub use backend::{Backend, Context, Error, Factory, StateCounterBackend};
 pub use model::{
