@@ -149,6 +149,11 @@ impl Spool {
         Ok(Usage { messages, space })
     }
 
+    /// How many inodes the kernel or an open file knows, the fixed ones apart.
+    pub fn inode_count(&self) -> usize {
+        self.inodes.count()
+    }
+
     fn rescue_scratch_files(&self, idle: Option<Duration>) {
         let Some(dir) = &self.options.scratch_dir else {
             return;
