@@ -78,14 +78,14 @@ fn mounted_at(path: &Path) -> Option<String> {
     for line in table.split(|byte| *byte == b'\n') {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
         let dash = fields.iter().position(|field| *field == b"-");
-        if let (Some(target), Some(dash)) = (fields.get(4), dash) {
-            if *target == wanted {
-                // The last one lies on top.
-                let kind = fields.get(dash + 1).copied().unwrap_or_default();
-                let source = fields.get(dash + 2).copied().unwrap_or_default();
-                found = (kind == b"fuse.retryspoolfs")
-                    .then(|| String::from_utf8_lossy(source).into_owned());
-            }
+        if let (Some(target), Some(dash)) = (fields.get(4), dash)
+            && *target == wanted
+        {
+            // The last one lies on top.
+            let kind = fields.get(dash + 1).copied().unwrap_or_default();
+            let source = fields.get(dash + 2).copied().unwrap_or_default();
+            found = (kind == b"fuse.retryspoolfs")
+                .then(|| String::from_utf8_lossy(source).into_owned());
         }
     }
     found
@@ -159,16 +159,35 @@ impl Mount {
                 }
             }
         });
-        ready();
-        let served = session.run();
+        let served = serve(session, ready);
         ended.store(true, Ordering::Relaxed);
         tidier.thread().unpark();
         stop.close();
         let _ = (tidier.join(), waiter.join());
         spool.release_all();
         spool.close();
-        served.map_err(|error| format!("mount {shown}: {error}"))
+        served.map_err(|error| {
+            // Whatever ended it, a mount that nobody serves must not stay.
+            let _ = detach(&self.mountpoint);
+            format!("mount {shown}: {error}")
+        })
     }
+}
+
+/// Serves requests until the mount is gone.
+///
+/// fuser unmounts a session's mountpoint when the session is dropped, also after somebody else
+/// unmounted it, and would take away what was mounted there since: the next mount of the same
+/// spool. So its handle on the mount is leaked, and every unmount here is one that was asked for.
+fn serve(session: fuser::Session<Adapter>, ready: impl FnOnce()) -> io::Result<()> {
+    let mut running = session.spawn()?;
+    let nobody = thread::spawn(|| Ok(()));
+    let server = std::mem::replace(&mut running.guard, nobody);
+    std::mem::forget(running);
+    ready();
+    server
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("a thread of the mount ended in a panic")))
 }
 
 fn config(source: &str, options: &MountOptions, uid: u32) -> Config {
@@ -201,13 +220,16 @@ fn config(source: &str, options: &MountOptions, uid: u32) -> Config {
 
 /// What can be known to fail before anything is tried.
 fn check_permission(uid: u32, options: &MountOptions) -> Result<(), Failure> {
-    match fs::metadata("/dev/fuse") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(
-                "/dev/fuse does not exist: the kernel has no FUSE; try: modprobe fuse".into(),
-            );
-        }
-        _ => {}
+    if let Err(error) = fs::File::options().read(true).write(true).open("/dev/fuse") {
+        return Err(match error.kind() {
+            io::ErrorKind::NotFound => {
+                "/dev/fuse does not exist: the kernel has no FUSE; try: modprobe fuse".to_owned()
+            }
+            io::ErrorKind::PermissionDenied => {
+                "/dev/fuse may not be opened by this user; an administrator allows it: chmod 0666 /dev/fuse".to_owned()
+            }
+            _ => format!("/dev/fuse: {error}"),
+        });
     }
     if uid != 0 && options.allow_other {
         let conf = fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
@@ -226,7 +248,7 @@ fn explain(error: &io::Error, mountpoint: &str) -> Failure {
             "mount {mountpoint}: fusermount3 is not installed, and only root mounts without it; install it: apt-get install fuse3"
         ),
         io::ErrorKind::PermissionDenied => format!(
-            "mount {mountpoint}: {text}; /dev/fuse and the mountpoint have to be yours to use"
+            "mount {mountpoint}: {text}; the mountpoint has to be a directory of yours"
         ),
         _ => format!("mount {mountpoint}: {text}"),
     }
