@@ -1,0 +1,3 @@
+//! What the SQLite store promises beyond the contract.
+
+pub mod support;
