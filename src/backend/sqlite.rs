@@ -7,7 +7,7 @@
 //! Must not know: documents, files of a mount.
 //!
 //! The parts: `schema` (the tables), `open` (which files are accepted), `prepare` (a RetrySpool
-//! file's first time), `change` and `writer` (what is written, and how writes share a commit),
+//! file's first time), `reserve` (room for a full disk), `change` and `writer` (what is written, and how writes share a commit),
 //! `reader`, `views` and `row` (what is read), `flush` (what is on the disk), `error`.
 
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 
+use super::locator::Progress;
 use super::{Backend, Context, Error, Factory, Result, Space, StateCounterBackend, StateInfo};
 use crate::model::{
     MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState, Revision,
@@ -27,7 +28,9 @@ mod error;
 pub mod faults;
 mod flush;
 mod open;
+mod prepare;
 mod reader;
+mod reserve;
 mod row;
 #[doc(hidden)]
 pub mod schema;
@@ -58,6 +61,7 @@ pub struct SqliteFactory {
     create: bool,
     read_only: bool,
     sync: bool,
+    on_progress: Option<Progress>,
 }
 
 impl SqliteFactory {
@@ -68,6 +72,7 @@ impl SqliteFactory {
             create: false,
             read_only: false,
             sync: false,
+            on_progress: None,
         }
     }
 
@@ -88,6 +93,12 @@ impl SqliteFactory {
     /// Whether every change is on the disk when its call returns.
     pub fn sync(mut self, sync: bool) -> SqliteFactory {
         self.sync = sync;
+        self
+    }
+
+    /// Who hears how far the preparation of a file is that RetrySpool made.
+    pub fn on_progress(mut self, progress: Progress) -> SqliteFactory {
+        self.on_progress = Some(progress);
         self
     }
 
@@ -229,18 +240,20 @@ fn writer(
         },
     )
     .map_err(error::from_sqlite)?;
-    open::enable_wal(&conn)?;
+    if open::enable_wal(&conn)? && *verdict == Verdict::Unprepared {
+        tracing::info!(
+            "{}: the write-ahead log is turned on",
+            place.path().display()
+        );
+    }
     match verdict {
         Verdict::Empty => open::create(&conn).map_err(error::from_sqlite)?,
         Verdict::Ready => schema::migrate(&conn).map_err(error::from_sqlite)?,
-        Verdict::Unprepared => {
-            return Err(Error::Unavailable(
-                "a file that RetrySpool made can't be prepared yet".into(),
-            ));
-        }
+        Verdict::Unprepared => prepare::prepare(&conn, options.on_progress.as_ref())?,
         // Refused before.
         Verdict::Refused(why) => return Err(Error::Unavailable(why.clone())),
     }
+    reserve::reserve(&conn, place);
     open::sync_directory(place)?;
     Writer::new(place.clone(), conn, Arc::clone(faults)).map_err(error::from_sqlite)
 }

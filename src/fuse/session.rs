@@ -247,9 +247,9 @@ fn explain(error: &io::Error, mountpoint: &str) -> Failure {
         io::ErrorKind::NotFound if text.contains("os error 2") => format!(
             "mount {mountpoint}: fusermount3 is not installed, and only root mounts without it; install it: apt-get install fuse3"
         ),
-        io::ErrorKind::PermissionDenied => format!(
-            "mount {mountpoint}: {text}; the mountpoint has to be a directory of yours"
-        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("mount {mountpoint}: {text}; the mountpoint has to be a directory of yours")
+        }
         _ => format!("mount {mountpoint}: {text}"),
     }
 }
