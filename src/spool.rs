@@ -19,6 +19,7 @@ use crate::model::{QueueState, Timestamp};
 
 mod aside;
 mod attr;
+mod cache;
 mod caller;
 mod commit;
 mod draft;
@@ -35,6 +36,7 @@ mod tree;
 mod xattr;
 
 pub use attr::{Attr, Ownership};
+pub use cache::{Follower, Invalidator, VALID, Validity};
 pub use caller::{Caller, Process};
 pub use draft::{Close, Closer, Content, Draft, on_close};
 pub use error::{Errno, Refusal, Result, Waiting};
@@ -45,6 +47,7 @@ pub use namespace::RenameFlags;
 pub use tree::CONTROL;
 
 use aside::Asides;
+use cache::Cache;
 use commit::OwnWrites;
 use handle::Handles;
 use inode::Inodes;
@@ -93,6 +96,7 @@ pub struct Spool {
     asides: Asides,
     own: OwnWrites,
     report: Report,
+    cache: Cache,
     started: Timestamp,
 }
 
@@ -117,6 +121,7 @@ impl Spool {
             asides: Asides::default(),
             own: OwnWrites::default(),
             report: Report::default(),
+            cache: Cache::default(),
             started: Timestamp::now(),
         }
     }

@@ -8,7 +8,7 @@
 //!
 //! The parts: `schema` (the tables), `open` (which files are accepted), `prepare` (a RetrySpool
 //! file's first time), `reserve` (room for a full disk), `change` and `writer` (what is written, and how writes share a commit),
-//! `reader`, `views` and `row` (what is read), `flush` (what is on the disk), `error`.
+//! `reader`, `views` and `row` (what is read), `feed` (what changed), `flush` (what is on the disk), `error`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,9 @@ use std::sync::Arc;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::locator::Progress;
-use super::{Backend, Context, Error, Factory, Result, Space, StateCounterBackend, StateInfo};
+use super::{
+    Backend, ChangeFeed, Context, Error, Factory, Result, Space, StateCounterBackend, StateInfo,
+};
 use crate::model::{
     MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState, Revision,
     Stored, Timestamp,
@@ -26,6 +28,7 @@ mod change;
 mod error;
 #[doc(hidden)]
 pub mod faults;
+mod feed;
 mod flush;
 mod open;
 mod prepare;
@@ -39,6 +42,7 @@ mod writer;
 
 use change::Change;
 use faults::Faults;
+use feed::Feed;
 use flush::Flusher;
 use open::{Access, Place};
 use reader::Readers;
@@ -136,6 +140,8 @@ pub struct SqliteBackend {
     writer: Option<Writer>,
     readers: Readers,
     flusher: Flusher,
+    /// `None` for a file that has no log.
+    feed: Option<Feed>,
     faults: Arc<Faults>,
     /// Whether the store is open. Every call holds it for reading, and closing for writing.
     is_open: RwLock<bool>,
@@ -170,6 +176,8 @@ impl SqliteBackend {
                 !options.read_only || verdict == Verdict::Ready,
             ),
             flusher: Flusher::new(place.clone(), Arc::clone(&faults)),
+            feed: (!options.read_only || verdict == Verdict::Ready)
+                .then(|| Feed::new(place.clone(), options.read_only)),
             place,
             writer,
             faults,
@@ -289,11 +297,18 @@ impl Backend for SqliteBackend {
         }
         // Readers first: the last connection to close writes the log into the file.
         self.readers.close();
+        if let Some(feed) = &self.feed {
+            feed.close();
+        }
         self.writer.as_ref().map_or(Ok(()), Writer::close)
     }
 
     fn state_counter(&self) -> Option<&dyn StateCounterBackend> {
         Some(self)
+    }
+
+    fn change_feed(&self) -> Option<&dyn ChangeFeed> {
+        self.feed.as_ref().map(|feed| feed as &dyn ChangeFeed)
     }
 
     fn get(&self, ctx: &Context, id: &MessageId) -> Result<Option<Stored>> {

@@ -15,9 +15,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::Adapter;
+use super::kernel::Kernel;
 use super::options::MountOptions;
 use crate::backend::Backend;
-use crate::spool::{Options, Ownership, Spool};
+use crate::spool::{Follower, Options, Ownership, Spool};
 
 /// Threads that serve requests. A request may wait for a busy store, so there are more than cores.
 const THREADS: usize = 8;
@@ -130,7 +131,8 @@ impl Mount {
         };
         let spool = Arc::new(Spool::new(self.store, options));
         let config = config(&self.source, &self.options, uid);
-        let session = fuser::Session::new(Adapter::new(spool.clone()), &self.mountpoint, &config);
+        let adapter = Adapter::new(spool.clone(), self.options);
+        let session = fuser::Session::new(adapter, &self.mountpoint, &config);
         let session = match session {
             Ok(session) => session,
             Err(error) => {
@@ -138,7 +140,19 @@ impl Mount {
                 return Err(explain(&error, &shown));
             }
         };
+        let kernel = Kernel::of(&session).map_err(|error| format!("mount {shown}: {error}"))?;
+        spool.set_invalidator(Box::new(kernel));
         let ended = Arc::new(AtomicBool::new(false));
+        // It stands at the newest change before the first request is answered.
+        let mut follower = Follower::default();
+        if let Err(error) = spool.follow(&mut follower, Duration::ZERO) {
+            spool.close();
+            return Err(format!("mount {shown}: {error}"));
+        }
+        let follower = thread::spawn({
+            let (spool, ended) = (spool.clone(), ended.clone());
+            move || follow(&spool, follower, &ended)
+        });
         let mut signals = Signals::new([SIGTERM, SIGINT])
             .map_err(|error| format!("mount {shown}: signals can't be caught: {error}"))?;
         let stop = signals.handle();
@@ -163,7 +177,7 @@ impl Mount {
         ended.store(true, Ordering::Relaxed);
         tidier.thread().unpark();
         stop.close();
-        let _ = (tidier.join(), waiter.join());
+        let _ = (tidier.join(), waiter.join(), follower.join());
         spool.release_all();
         spool.close();
         served.map_err(|error| {
@@ -188,6 +202,23 @@ fn serve(session: fuser::Session<Adapter>, ready: impl FnOnce()) -> io::Result<(
     server
         .join()
         .unwrap_or_else(|_| Err(io::Error::other("a thread of the mount ended in a panic")))
+}
+
+/// Follows the store's changes until the mount ends.
+fn follow(spool: &Spool, mut follower: Follower, ended: &AtomicBool) {
+    let mut healthy = true;
+    while !ended.load(Ordering::Relaxed) {
+        match spool.follow(&mut follower, Duration::from_millis(250)) {
+            Ok(()) => healthy = true,
+            Err(error) => {
+                if std::mem::replace(&mut healthy, false) {
+                    tracing::error!(target: "retryspoolfs", "changes by other programs can't be followed: {error}");
+                }
+                spool.forget_all();
+                thread::park_timeout(Duration::from_secs(1));
+            }
+        }
+    }
 }
 
 fn config(source: &str, options: &MountOptions, uid: u32) -> Config {

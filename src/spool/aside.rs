@@ -59,6 +59,13 @@ impl Asides {
             .is_some_and(|aside| !aside.created)
     }
 
+    /// Whether the name means one thing to one process and another to all others: nobody may
+    /// remember it then.
+    pub fn is_aside(&self, state: QueueState, id: &MessageId) -> bool {
+        let table = self.table.lock();
+        !table.is_empty() && table.contains_key(&(state, id.clone()))
+    }
+
     /// The caller creates the name: the revision that it updates. The name is not free any more.
     pub fn create(&self, state: QueueState, id: &MessageId, caller: &Caller) -> Option<Revision> {
         let aside = self

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::attr::Attr;
-use super::caller::Caller;
+use super::caller::{Caller, Opener};
 use super::commit::{Commit, bad_document};
 use super::draft::{Close, Closer, Content, Draft, on_close};
 use super::error::{Errno, Refusal, Result, Waiting};
@@ -252,8 +252,7 @@ impl Spool {
         let Some(writer) = self.handles.writer(fh) else {
             return self.handles.get(fh).map(drop);
         };
-        let process = caller.process();
-        let closer = if process == writer.opener {
+        let closer = if writer.opener.is(caller) {
             Closer::Opener
         } else if writer.opener.is_alive() {
             Closer::Other
@@ -326,7 +325,8 @@ impl Spool {
             let _ = self.close_writer(None, writer, Closer::Heir);
             self.release_incomplete(writer);
         }
-        self.asides.refused(writer.state, &writer.id, writer.opener);
+        self.asides
+            .refused(writer.state, &writer.id, writer.opener.process);
     }
 
     /// An incomplete document that had its verdict just now, at the last close.
@@ -350,7 +350,7 @@ impl Spool {
             state: writer.state,
             document,
             opened,
-            process: writer.opener,
+            process: writer.opener.process,
         };
         match on_close(closer, content) {
             Close::Nothing => Ok(()),
@@ -474,7 +474,7 @@ fn writer(
         ino,
         id: id.clone(),
         state,
-        opener: caller.process(),
+        opener: Opener::of(caller),
         append: mode.append,
         sync: mode.sync,
         len: AtomicU64::new(draft.len()),

@@ -78,6 +78,20 @@ impl Inodes {
         ino
     }
 
+    /// The number that the kernel knows the message by, if it knows it.
+    pub fn known(&self, id: &MessageId) -> Option<u64> {
+        let table = self.table.lock();
+        let ino = free_or_own(&table, id);
+        table.contains_key(&ino).then_some(ino)
+    }
+
+    /// The inodes that are open.
+    pub fn open(&self) -> Vec<u64> {
+        let table = self.table.lock();
+        let open = table.iter().filter(|(_, inode)| inode.handles > 0);
+        open.map(|(ino, _)| *ino).collect()
+    }
+
     /// Counts one lookup of a scratch file.
     pub fn look_up_scratch(&self, file: &Arc<ScratchFile>) {
         let mut table = self.table.lock();

@@ -237,7 +237,7 @@ impl Spool {
                 ino,
                 is_dir: false,
                 name: name.as_ref(),
-                attr: brief.map(|brief| self.listed_attr(ino, brief)),
+                attr: brief.map(|brief| self.listed_attr(state, &item.id, brief)),
             };
             if !sink(&entry) {
                 return Ok(());

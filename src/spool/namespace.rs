@@ -129,6 +129,8 @@ impl Spool {
         let copy = name.display().to_string();
         let process = caller.process();
         self.asides.set(state, id, process, stored.revision, copy);
+        // The kernel is about to give the message's inode the copy's name, and would remember it.
+        self.cache.drop_all_names();
         Ok(())
     }
 
