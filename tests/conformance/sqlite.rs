@@ -1,5 +1,8 @@
 //! What the SQLite store promises beyond the contract.
 
+mod commit;
 mod foreign;
 mod oracle;
+mod preparation;
+mod refused;
 pub mod support;
