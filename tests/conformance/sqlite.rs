@@ -1,6 +1,8 @@
 //! What the SQLite store promises beyond the contract.
 
 mod commit;
+mod crash;
+mod disk;
 mod foreign;
 mod oracle;
 mod preparation;

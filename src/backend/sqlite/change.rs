@@ -52,6 +52,14 @@ pub enum Change {
 const SETTLED_AT_ONCE: u32 = 64;
 
 impl Change {
+    /// Whether it may store more than there was; all else must work on a full disk.
+    pub fn grows(&self) -> bool {
+        matches!(
+            self,
+            Change::Store(_) | Change::Update(_) | Change::Insert(_) | Change::Replace { .. }
+        )
+    }
+
     /// Runs the change's statement and tells what came of it.
     pub fn run(&self, conn: &Connection) -> rusqlite::Result<Answer> {
         match self {
