@@ -391,6 +391,14 @@ impl Backend for SqliteBackend {
 
 impl StateCounterBackend for SqliteBackend {}
 
+impl Drop for SqliteBackend {
+    fn drop(&mut self) {
+        if let Err(e) = self.close() {
+            tracing::warn!("{}: {e}", self.place.path().display());
+        }
+    }
+}
+
 /// The metadata under the ID that the caller names.
 fn named(id: &MessageId, metadata: &MessageMetadata) -> MessageMetadata {
     MessageMetadata {
