@@ -220,6 +220,10 @@ impl SqliteBackend {
         if let Some(writer) = &self.writer {
             while self.readers.doubtful(ctx.deadline())? {
                 writer.submit(Change::Settle, ctx.deadline())?;
+                if ctx.expired() {
+                    let why = "other programs add IDs faster than they are looked at";
+                    return Err(Error::Busy(why.into()));
+                }
             }
         }
         self.readers.run_settled(ctx.deadline(), query)

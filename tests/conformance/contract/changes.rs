@@ -109,6 +109,13 @@ pub fn update_meta_keeps_created(spool: &Spool) {
         MessageMetadata { created, ..update }
     );
     assert_eq!((count(&*store, Active), count(&*store, Deferred)), (0, 1));
+    let (before, never) = (Timestamp::now(), message("a", Deferred));
+    let never = MessageMetadata {
+        updated: Timestamp::ZERO,
+        ..never
+    };
+    store.update_meta(&ctx(), &id("a"), &never).unwrap();
+    assert!(store.get_meta(&ctx(), &id("a")).unwrap().updated >= before);
 }
 
 pub fn delete_meta_removes_from_any_state(spool: &Spool) {
