@@ -223,8 +223,8 @@ pub trait Backend: Send + Sync {
         }
     }
 
-    /// Replaces the metadata of a stored message, its state included; Created stays as stored.
-    /// [`Error::NotFound`] if there is none.
+    /// Replaces the metadata of a stored message, its state included; Created stays as stored. An
+    /// Updated of [`Timestamp::ZERO`] becomes now. [`Error::NotFound`] if there is none.
     fn update_meta(&self, ctx: &Context, id: &MessageId, metadata: &MessageMetadata) -> Result<()>;
 
     /// Removes the message, in whatever state; [`Error::NotFound`] if there is none.

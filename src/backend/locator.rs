@@ -114,7 +114,10 @@ impl Locator {
                 }
             }
             #[cfg(not(feature = "sqlite"))]
-            Locator::Sqlite(_) => Err(Error::Unavailable("this build has no SQLite store".into())),
+            Locator::Sqlite(_) => {
+                let _ = (options, progress);
+                Err(Error::Unavailable("this build has no SQLite store".into()))
+            }
         }
     }
 }

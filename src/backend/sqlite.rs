@@ -228,6 +228,10 @@ impl SqliteBackend {
         if let Some(writer) = &self.writer {
             while self.readers.doubtful(ctx.deadline())? {
                 writer.submit(Change::Settle, ctx.deadline())?;
+                if ctx.expired() {
+                    let why = "other programs add IDs faster than they are looked at";
+                    return Err(Error::Busy(why.into()));
+                }
             }
         }
         self.readers.run_settled(ctx.deadline(), query)
@@ -411,6 +415,14 @@ impl Backend for SqliteBackend {
 }
 
 impl StateCounterBackend for SqliteBackend {}
+
+impl Drop for SqliteBackend {
+    fn drop(&mut self) {
+        if let Err(e) = self.close() {
+            tracing::warn!("{}: {e}", self.place.path().display());
+        }
+    }
+}
 
 /// The metadata under the ID that the caller names.
 fn named(id: &MessageId, metadata: &MessageMetadata) -> MessageMetadata {

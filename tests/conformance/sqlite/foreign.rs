@@ -214,6 +214,29 @@ fn rows_that_no_name_can_express_are_in_no_count() {
 }
 
 #[test]
+fn a_side_row_without_a_message_stops_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let store = open(&path);
+    let theirs = connect(&path);
+    retryspool_store(&theirs, "ü", 0, T0).unwrap();
+    // As a writer with triggers off would leave it.
+    theirs
+        .execute_batch(
+            "CREATE TEMP TABLE was AS SELECT sql FROM sqlite_master WHERE name = 'rs_deleted';
+             DROP TRIGGER rs_deleted; DELETE FROM messages;",
+        )
+        .unwrap();
+    let trigger: String = theirs
+        .query_row("SELECT sql FROM was", [], |row| row.get(0))
+        .unwrap();
+    theirs.execute_batch(&trigger).unwrap();
+    assert_eq!(store.state_info(&ctx(), Incoming).unwrap().count, 0);
+    store.insert(&ctx(), &message("ü", Hold)).unwrap();
+    assert_exact(&store, &path);
+}
+
+#[test]
 fn a_read_only_store_computes_what_was_never_prepared() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");

@@ -17,14 +17,14 @@ const LOG_ROWS: i64 = 512;
 
 #[test]
 fn random_statements_without_recursive_triggers() {
-    run(1, 12_000, false);
-    run(2, 12_000, false);
+    run(1, 7_000, false);
+    run(2, 7_000, false);
 }
 
 #[test]
 fn random_statements_with_recursive_triggers() {
-    run(3, 12_000, true);
-    run(4, 12_000, true);
+    run(3, 7_000, true);
+    run(4, 7_000, true);
 }
 
 /// Marsaglia's xorshift.
