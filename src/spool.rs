@@ -20,6 +20,7 @@ use crate::model::{QueueState, Timestamp};
 mod aside;
 mod attr;
 mod caller;
+mod close;
 mod commit;
 mod draft;
 mod error;
@@ -37,7 +38,7 @@ mod xattr;
 pub use attr::{Attr, Ownership};
 pub use caller::{Caller, Process};
 pub use draft::{Close, Closer, Content, Draft, on_close};
-pub use error::{Errno, Refusal, Result, Waiting};
+pub use error::{Errno, Refusal, Result, Waiting, refusal};
 pub use file::OpenMode;
 pub use inode::number_of;
 pub use listing::{DirEntry, Sink};
@@ -125,8 +126,11 @@ impl Spool {
     /// by mistake. To be called about once a second.
     pub fn tidy(&self) {
         self.rescue_scratch_files(Some(scratch::IDLE));
-        for line in self.asides.expired() {
-            self.report.note(&line);
+        for (id, line) in self.asides.expired() {
+            // Who removed it since has nothing to be told.
+            if matches!(self.store.locate(&self.patient(), &id), Ok(Some(_))) {
+                self.report.note(&line);
+            }
         }
     }
 

@@ -64,28 +64,51 @@ impl Asides {
         let aside = self
             .find(state, id, caller)
             .filter(|aside| !aside.created)?;
-        if let Some(aside) = self.table.lock().get_mut(&(state, id.clone())) {
-            aside.created = true;
-        }
+        self.change(state, id, aside.process, |aside| aside.created = true);
         Some(aside.revision)
     }
 
-    /// What was created was refused: the name looks free again.
+    /// What was created was refused: the name looks free again, from now on for as long as
+    /// before, so that the editor can put its backup back however long the refusal took.
     pub fn refused(&self, state: QueueState, id: &MessageId, process: Process) {
+        self.change(state, id, process, |aside| {
+            aside.created = false;
+            aside.since = Instant::now();
+        });
+    }
+
+    /// What was created was closed without a word in it: the name looks free again.
+    pub fn abandoned(&self, state: QueueState, id: &MessageId, process: Process) {
+        self.change(state, id, process, |aside| aside.created = false);
+    }
+
+    /// The process committed the message: nothing of it is set aside any more.
+    pub fn end(&self, state: QueueState, id: &MessageId, process: Process) {
         let mut table = self.table.lock();
-        if let Some(aside) = table.get_mut(&(state, id.clone())) {
-            if aside.process == process {
-                aside.created = false;
-            }
+        let key = (state, id.clone());
+        if table
+            .get(&key)
+            .is_some_and(|aside| aside.process == process)
+        {
+            table.remove(&key);
         }
     }
 
-    /// What was created was committed, or the message is no longer there: nothing is set aside.
-    pub fn end(&self, state: QueueState, id: &MessageId) {
-        self.table.lock().remove(&(state, id.clone()));
+    fn change(
+        &self,
+        state: QueueState,
+        id: &MessageId,
+        process: Process,
+        change: impl FnOnce(&mut Aside),
+    ) {
+        let mut table = self.table.lock();
+        let aside = table.get_mut(&(state, id.clone()));
+        if let Some(aside) = aside.filter(|aside| aside.process == process) {
+            change(aside);
+        }
     }
 
-    /// Whether anything is set aside: where not, nobody needs to know who asks.
+    /// What the caller's process set aside. Where nothing is, nobody needs to know who asks.
     fn find(&self, state: QueueState, id: &MessageId, caller: &Caller) -> Option<Aside> {
         let aside = {
             let table = self.table.lock();
@@ -94,23 +117,29 @@ impl Asides {
             }
             table.get(&(state, id.clone()))?.clone()
         };
-        (aside.since.elapsed() < PERIOD && aside.process == caller.process()).then_some(aside)
+        (!aside.is_over() && aside.process == caller.process()).then_some(aside)
     }
 
     /// Forgets what is over, and gives a line for each message whose process never came back for
     /// it: an operator may have meant to hide it.
-    pub fn expired(&self) -> Vec<String> {
+    pub fn expired(&self) -> Vec<(MessageId, String)> {
         let mut lines = Vec::new();
         self.table.lock().retain(|(state, id), aside| {
-            if aside.since.elapsed() < PERIOD {
+            if !aside.is_over() {
                 return true;
             }
             let (name, copy) = (id.file_name(), &aside.copy);
-            lines.push(format!(
-                "rename {state}/{name}: copied to {copy}; still queued"
-            ));
+            let line = format!("rename {state}/{name}: copied to {copy}; still queued");
+            lines.push((id.clone(), line));
             false
         });
         lines
+    }
+}
+
+impl Aside {
+    /// While the process has the file open that it created, its time does not run out.
+    fn is_over(&self) -> bool {
+        !self.created && self.since.elapsed() >= PERIOD
     }
 }

@@ -25,7 +25,11 @@ impl Spool {
         match Target::of(dir, name) {
             Target::Message(state, id) => self.lookup_message(caller, state, &id),
             Target::Scratch(state) => {
-                let file = self.scratches.get(state, name);
+                let file = match dir {
+                    // Where scratch files are listed, everybody finds them.
+                    Dir::ScratchOf(_) => self.scratches.get(state, name),
+                    _ => self.scratches.find(state, name, caller),
+                };
                 let file = file.ok_or_else(Refusal::not_found)?;
                 self.inodes.look_up_scratch(&file);
                 Ok(self.scratch_attr(&file))
@@ -37,7 +41,9 @@ impl Spool {
     fn lookup_message(&self, caller: &Caller, state: QueueState, id: &MessageId) -> Result<Attr> {
         let ino = self.inodes.number(id);
         // A file that was created and not committed yet is there for its writer alone.
-        let own = self.own_writer(caller, ino).filter(|w| w.state == state);
+        let own = self.own_writer(caller, ino, |writer| {
+            writer.state == state && !writer.is_dropped()
+        });
         let hidden = self.asides.hides(state, id, caller);
         let brief = match (hidden, self.brief(id, Some(state))?) {
             (false, Some(brief)) => Some(brief),
@@ -57,7 +63,8 @@ impl Spool {
             Node::Scratch(file) => Ok(self.scratch_attr(&file)),
             Node::Message(id, _) => {
                 let by_handle = fh.and_then(|fh| self.handles.writer(fh));
-                let own = by_handle.or_else(|| self.own_writer(caller, ino));
+                let own = by_handle
+                    .or_else(|| self.own_writer(caller, ino, |writer| !writer.is_dropped()));
                 let brief = match self.brief(&id, None)? {
                     Some(brief) => brief,
                     // Not committed yet, or gone while it is open.
@@ -104,9 +111,20 @@ impl Spool {
         }
     }
 
+    /// The path that an inode was named by last, for people.
+    pub(super) fn path_of_inode(&self, ino: u64) -> String {
+        match (Fixed::of(ino), self.inodes.get(ino)) {
+            (Some(Fixed::Dir(dir)), _) => dir.path(),
+            (Some(Fixed::Text(text)), _) => format!("{}{}", Dir::Control.path(), text.name()),
+            (None, Some(Node::Message(id, state))) => format!("{state}/{}", id.file_name()),
+            (None, Some(Node::Scratch(file))) => self.scratches.path_of(&file),
+            (None, None) => "?".to_owned(),
+        }
+    }
+
     /// The message's attributes if it is stored, in `state` where one is given. One that can't be
     /// read is there all the same.
-    fn brief(&self, id: &MessageId, state: Option<QueueState>) -> Result<Option<Brief>> {
+    pub(super) fn brief(&self, id: &MessageId, state: Option<QueueState>) -> Result<Option<Brief>> {
         let ctx = self.patient();
         match self.store.get(&ctx, id) {
             Ok(stored) => Ok(stored
@@ -132,15 +150,20 @@ impl Spool {
         Some(Brief::of_bytes(writer.len.load(Ordering::Relaxed), now))
     }
 
-    /// The caller's own open writer of that inode, whose bytes it sees.
-    fn own_writer(&self, caller: &Caller, ino: u64) -> Option<Arc<Writer>> {
+    /// The caller's own latest open writer of that inode for which `wanted` holds.
+    pub(super) fn own_writer(
+        &self,
+        caller: &Caller,
+        ino: u64,
+        wanted: impl Fn(&Writer) -> bool,
+    ) -> Option<Arc<Writer>> {
         let process = std::cell::OnceCell::new();
         self.handles.writer_of(ino, |writer| {
-            *process.get_or_init(|| caller.process()) == writer.opener
+            wanted(writer) && *process.get_or_init(|| caller.process()) == writer.opener
         })
     }
 
-    fn message_attr(&self, ino: u64, brief: Brief, own: Option<&Writer>) -> Attr {
+    pub(super) fn message_attr(&self, ino: u64, brief: Brief, own: Option<&Writer>) -> Attr {
         let mut attr = self.options.ownership.file(ino, brief);
         if let Some(writer) = own {
             attr.size = writer.len.load(Ordering::Relaxed);

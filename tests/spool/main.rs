@@ -1,1 +1,7 @@
-fn main() {}
+//! The filesystem's core without a kernel: operations as FUSE would send them, over a SQLite
+//! store in a directory of its own.
+
+mod aside;
+mod closes;
+mod common;
+mod errors;
