@@ -5,3 +5,4 @@ mod aside;
 mod closes;
 mod common;
 mod errors;
+mod listing;
