@@ -2,7 +2,15 @@
 //! store in a directory of its own.
 
 mod aside;
+mod attributes;
 mod closes;
 mod common;
 mod errors;
 mod listing;
+mod model;
+mod names;
+mod odd;
+mod renames;
+mod scratch;
+mod waiting;
+mod writes;
