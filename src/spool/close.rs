@@ -131,10 +131,9 @@ impl Spool {
             return Ok(());
         }
         let is_verdict = matches!(closing.closer, Closer::Opener | Closer::Heir);
-        if let Some(refused) = inner.refused.as_ref() {
-            if is_verdict && !refused.may_pass {
-                return Err(refused.refusal.clone());
-            }
+        let lasting = inner.refused.as_ref().filter(|refused| !refused.may_pass);
+        if let Some(refused) = lasting.filter(|_| is_verdict) {
+            return Err(refused.refusal.clone());
         }
         let content = inner.to_judge(&writer.id);
         let commit = |document, opened| Commit {
@@ -257,7 +256,7 @@ impl WriterInner {
     }
 
     fn is_empty_new(&self) -> bool {
-        self.opened == Opened::Absent && self.draft.len() == 0
+        self.opened == Opened::Absent && self.draft.is_empty()
     }
 
     /// The bytes changed: whatever was said of them is over.

@@ -168,10 +168,10 @@ impl OwnWrites {
         inner
             .by_message
             .insert(commit.id.clone(), (commit.process, own));
-        if inner.order.len() > OWN_MAX {
-            if let Some(oldest) = inner.order.pop_front() {
-                inner.by_message.remove(&oldest);
-            }
+        if inner.order.len() > OWN_MAX
+            && let Some(oldest) = inner.order.pop_front()
+        {
+            inner.by_message.remove(&oldest);
         }
     }
 }
