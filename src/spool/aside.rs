@@ -143,3 +143,61 @@ impl Aside {
         !self.created && self.since.elapsed() >= PERIOD
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+
+    const HOLD: QueueState = QueueState::Hold;
+
+    fn caller() -> Caller {
+        Caller {
+            uid: 0,
+            gid: 0,
+            pid: std::process::id(),
+        }
+    }
+
+    /// A message that was set aside that long ago.
+    fn aside(ago: Duration) -> (Asides, MessageId) {
+        let (asides, id) = (Asides::default(), "x".parse::<MessageId>().unwrap());
+        let process = caller().process();
+        asides.set(HOLD, &id, process, Timestamp::ZERO.into(), "x~".into());
+        asides.change(HOLD, &id, process, |aside| {
+            aside.since = Instant::now().checked_sub(ago).unwrap();
+        });
+        (asides, id)
+    }
+
+    #[test]
+    fn a_name_looks_free_for_ten_seconds() {
+        let (asides, id) = aside(PERIOD - Duration::from_secs(5));
+        assert!(asides.hides(HOLD, &id, &caller()));
+        assert!(asides.expired().is_empty());
+        let (asides, id) = aside(PERIOD);
+        assert!(!asides.hides(HOLD, &id, &caller()));
+        assert_eq!(asides.create(HOLD, &id, &caller()), None);
+        let (of, line) = asides.expired().remove(0);
+        assert_eq!(of, id);
+        assert_eq!(line, "rename hold/x.json: copied to x~; still queued");
+        assert!(asides.expired().is_empty());
+    }
+
+    #[test]
+    fn while_the_created_file_is_open_the_time_stands_still() {
+        let (asides, id) = aside(Duration::ZERO);
+        let process = caller().process();
+        assert!(asides.create(HOLD, &id, &caller()).is_some());
+        asides.change(HOLD, &id, process, |aside| {
+            aside.since = Instant::now().checked_sub(PERIOD).unwrap();
+        });
+        assert!(asides.expired().is_empty());
+        assert!(!asides.hides(HOLD, &id, &caller()));
+        // The refusal took longer than that, and the backup has still to be put back.
+        asides.refused(HOLD, &id, process);
+        assert!(asides.hides(HOLD, &id, &caller()));
+        asides.end(HOLD, &id, process);
+        assert!(!asides.hides(HOLD, &id, &caller()));
+    }
+}

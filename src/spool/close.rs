@@ -230,7 +230,7 @@ impl Spool {
         self.keep_refused(writer.state, &writer.id, inner.draft.bytes());
     }
 
-    /// Keeps refused bytes as `NAME.refused`, if there is room.
+    /// Keeps refused bytes as `NAME.refused`, if there is room to spare.
     pub(super) fn keep_refused(&self, state: QueueState, id: &MessageId, bytes: &[u8]) {
         const SUFFIX: &str = ".refused";
         if bytes.is_empty() {
@@ -243,7 +243,7 @@ impl Spool {
             name.pop();
         }
         name.push_str(SUFFIX);
-        let _ = self.scratches.create(state, name.as_ref(), bytes);
+        let _ = self.scratches.create_spare(state, name.as_ref(), bytes);
     }
 }
 

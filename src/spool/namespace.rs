@@ -236,7 +236,10 @@ impl Spool {
 
     /// What can't be made here: directories, links, devices.
     pub fn refuse_node(&self, caller: &Caller, what: &str, parent: u64, name: &OsStr) -> Refusal {
-        let reason = "only files can be made here, in the directories of states";
+        let reason = match what {
+            "rmdir" => "the directories stay where they are",
+            _ => "only files can be made here, in the directories of states",
+        };
         let refusal = Refusal::new(Errno::EPERM, reason);
         let path = self.path_of(parent, name);
         self.report.refused(Some(caller), what, &path, &refusal);

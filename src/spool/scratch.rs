@@ -211,6 +211,20 @@ impl Scratches {
         self.create_for(state, name, bytes, private_to)
     }
 
+    /// The same, for bytes that are kept in case somebody misses them, as long as half of the
+    /// room is left: a thousand refused documents must not take it from the editor that mends
+    /// them.
+    pub fn create_spare(&self, state: QueueState, name: &OsStr, bytes: &[u8]) -> Result<()> {
+        {
+            let budget = self.budget.lock();
+            let after = budget.bytes + bytes.len() as u64;
+            if budget.files >= FILES_MAX / 2 || after > BYTES_MAX / 2 {
+                return Err(full());
+            }
+        }
+        self.create_for(state, name, bytes, None).map(drop)
+    }
+
     fn create_for(
         &self,
         state: QueueState,
@@ -309,13 +323,21 @@ impl Scratches {
         };
         let mut rescued = Vec::new();
         for ((state, name), file) in due {
-            let bytes = file.bytes();
+            let (bytes, touched) = {
+                let content = file.content.lock();
+                (content.bytes.clone(), content.touched)
+            };
             if !bytes.is_empty() {
                 let path = format!("{state}/{}", name.display());
                 let written = write_out(dir, state, &name, &bytes);
                 let failed = written.is_err();
                 rescued.push((path, written));
+                let mut content = file.content.lock();
                 if failed {
+                    // Tried again after the same time, not at every turn.
+                    content.touched = Instant::now();
+                }
+                if failed || (idle.is_some() && content.touched != touched) {
                     continue;
                 }
             }
@@ -425,6 +447,17 @@ mod tests {
         assert_eq!(one_more.unwrap_err().errno, Errno::ENOSPC);
         scratches.unlink(HOLD, OsStr::new("5~")).unwrap();
         scratches.create(HOLD, OsStr::new("one-more"), b"").unwrap();
+    }
+
+    #[test]
+    fn a_rescue_that_fails_keeps_the_file_and_is_not_tried_again_at_once() {
+        let scratches = Scratches::default();
+        let file = scratches.create(HOLD, OsStr::new("x~"), b"x").unwrap();
+        file.content.lock().touched = Instant::now().checked_sub(IDLE).unwrap();
+        let nowhere = Path::new("/proc/nowhere");
+        assert!(scratches.rescue(nowhere, Some(IDLE))[0].1.is_err());
+        assert!(scratches.rescue(nowhere, Some(IDLE)).is_empty());
+        assert!(scratches.get(HOLD, OsStr::new("x~")).is_some());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::common::*;
-use retryspoolfs::spool::Errno::{EEXIST, ENOENT, ENOSPC};
+use retryspoolfs::spool::Errno::{EBADMSG, EEXIST, ENOENT, ENOSPC};
 use retryspoolfs::spool::OpenMode;
 
 const MIB: u64 = 1 << 20;
@@ -36,7 +36,8 @@ fn they_are_files_of_this_mount_alone_and_no_messages() {
     assert!(m.list(Hold).is_empty());
     let mut listed = list(&m.spool, 10 + 3);
     let mut expected = names.map(String::from).to_vec();
-    (listed.sort(), expected.sort());
+    listed.sort();
+    expected.sort();
     assert_eq!(listed, expected);
     let spool = again(&m, |_| {});
     let elsewhere = spool.lookup(&me(), dir_of(Hold), OsStr::new("4913"));
@@ -147,4 +148,15 @@ fn what_holds_bytes_is_put_beside_the_spool_at_the_end() {
         m.errors()
             .contains("scratch file hold/msg-5 was written to")
     );
+}
+
+#[test]
+fn refused_documents_leave_room_for_the_editor_that_mends_them() {
+    let m = mounted();
+    for n in 0..2100 {
+        let refused = m.overwrite(&me(), Hold, &format!("{n}.json"), "{}");
+        assert_eq!(errno(refused), EBADMSG);
+    }
+    assert_eq!(list(&m.spool, 10 + 3).len(), 2048);
+    put(&m, ".0.json.swp", "swap");
 }
