@@ -21,6 +21,7 @@ mod aside;
 mod attr;
 mod cache;
 mod caller;
+mod close;
 mod commit;
 mod draft;
 mod error;
@@ -39,7 +40,7 @@ pub use attr::{Attr, Ownership};
 pub use cache::{Follower, Invalidator, VALID, Validity};
 pub use caller::{Caller, Process};
 pub use draft::{Close, Closer, Content, Draft, on_close};
-pub use error::{Errno, Refusal, Result, Waiting};
+pub use error::{Errno, Refusal, Result, Waiting, refusal};
 pub use file::OpenMode;
 pub use inode::number_of;
 pub use listing::{DirEntry, Sink};
@@ -130,8 +131,11 @@ impl Spool {
     /// by mistake. To be called about once a second.
     pub fn tidy(&self) {
         self.rescue_scratch_files(Some(scratch::IDLE));
-        for line in self.asides.expired() {
-            self.report.note(&line);
+        for (id, line) in self.asides.expired() {
+            // Who removed it since has nothing to be told.
+            if matches!(self.store.locate(&self.patient(), &id), Ok(Some(_))) {
+                self.report.note(&line);
+            }
         }
     }
 

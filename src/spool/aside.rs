@@ -71,28 +71,51 @@ impl Asides {
         let aside = self
             .find(state, id, caller)
             .filter(|aside| !aside.created)?;
-        if let Some(aside) = self.table.lock().get_mut(&(state, id.clone())) {
-            aside.created = true;
-        }
+        self.change(state, id, aside.process, |aside| aside.created = true);
         Some(aside.revision)
     }
 
-    /// What was created was refused: the name looks free again.
+    /// What was created was refused: the name looks free again, from now on for as long as
+    /// before, so that the editor can put its backup back however long the refusal took.
     pub fn refused(&self, state: QueueState, id: &MessageId, process: Process) {
+        self.change(state, id, process, |aside| {
+            aside.created = false;
+            aside.since = Instant::now();
+        });
+    }
+
+    /// What was created was closed without a word in it: the name looks free again.
+    pub fn abandoned(&self, state: QueueState, id: &MessageId, process: Process) {
+        self.change(state, id, process, |aside| aside.created = false);
+    }
+
+    /// The process committed the message: nothing of it is set aside any more.
+    pub fn end(&self, state: QueueState, id: &MessageId, process: Process) {
         let mut table = self.table.lock();
-        if let Some(aside) = table.get_mut(&(state, id.clone())) {
-            if aside.process == process {
-                aside.created = false;
-            }
+        let key = (state, id.clone());
+        if table
+            .get(&key)
+            .is_some_and(|aside| aside.process == process)
+        {
+            table.remove(&key);
         }
     }
 
-    /// What was created was committed, or the message is no longer there: nothing is set aside.
-    pub fn end(&self, state: QueueState, id: &MessageId) {
-        self.table.lock().remove(&(state, id.clone()));
+    fn change(
+        &self,
+        state: QueueState,
+        id: &MessageId,
+        process: Process,
+        change: impl FnOnce(&mut Aside),
+    ) {
+        let mut table = self.table.lock();
+        let aside = table.get_mut(&(state, id.clone()));
+        if let Some(aside) = aside.filter(|aside| aside.process == process) {
+            change(aside);
+        }
     }
 
-    /// Whether anything is set aside: where not, nobody needs to know who asks.
+    /// What the caller's process set aside. Where nothing is, nobody needs to know who asks.
     fn find(&self, state: QueueState, id: &MessageId, caller: &Caller) -> Option<Aside> {
         let aside = {
             let table = self.table.lock();
@@ -101,23 +124,87 @@ impl Asides {
             }
             table.get(&(state, id.clone()))?.clone()
         };
-        (aside.since.elapsed() < PERIOD && aside.process == caller.process()).then_some(aside)
+        (!aside.is_over() && aside.process == caller.process()).then_some(aside)
     }
 
     /// Forgets what is over, and gives a line for each message whose process never came back for
     /// it: an operator may have meant to hide it.
-    pub fn expired(&self) -> Vec<String> {
+    pub fn expired(&self) -> Vec<(MessageId, String)> {
         let mut lines = Vec::new();
         self.table.lock().retain(|(state, id), aside| {
-            if aside.since.elapsed() < PERIOD {
+            if !aside.is_over() {
                 return true;
             }
             let (name, copy) = (id.file_name(), &aside.copy);
-            lines.push(format!(
-                "rename {state}/{name}: copied to {copy}; still queued"
-            ));
+            let line = format!("rename {state}/{name}: copied to {copy}; still queued");
+            lines.push((id.clone(), line));
             false
         });
         lines
+    }
+}
+
+impl Aside {
+    /// While the process has the file open that it created, its time does not run out.
+    fn is_over(&self) -> bool {
+        !self.created && self.since.elapsed() >= PERIOD
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+
+    const HOLD: QueueState = QueueState::Hold;
+
+    fn caller() -> Caller {
+        Caller {
+            uid: 0,
+            gid: 0,
+            pid: std::process::id(),
+        }
+    }
+
+    /// A message that was set aside that long ago.
+    fn aside(ago: Duration) -> (Asides, MessageId) {
+        let (asides, id) = (Asides::default(), "x".parse::<MessageId>().unwrap());
+        let process = caller().process();
+        asides.set(HOLD, &id, process, Timestamp::ZERO.into(), "x~".into());
+        asides.change(HOLD, &id, process, |aside| {
+            aside.since = Instant::now().checked_sub(ago).unwrap();
+        });
+        (asides, id)
+    }
+
+    #[test]
+    fn a_name_looks_free_for_ten_seconds() {
+        let (asides, id) = aside(PERIOD - Duration::from_secs(5));
+        assert!(asides.hides(HOLD, &id, &caller()));
+        assert!(asides.expired().is_empty());
+        let (asides, id) = aside(PERIOD);
+        assert!(!asides.hides(HOLD, &id, &caller()));
+        assert_eq!(asides.create(HOLD, &id, &caller()), None);
+        let (of, line) = asides.expired().remove(0);
+        assert_eq!(of, id);
+        assert_eq!(line, "rename hold/x.json: copied to x~; still queued");
+        assert!(asides.expired().is_empty());
+    }
+
+    #[test]
+    fn while_the_created_file_is_open_the_time_stands_still() {
+        let (asides, id) = aside(Duration::ZERO);
+        let process = caller().process();
+        assert!(asides.create(HOLD, &id, &caller()).is_some());
+        asides.change(HOLD, &id, process, |aside| {
+            aside.since = Instant::now().checked_sub(PERIOD).unwrap();
+        });
+        assert!(asides.expired().is_empty());
+        assert!(!asides.hides(HOLD, &id, &caller()));
+        // The refusal took longer than that, and the backup has still to be put back.
+        asides.refused(HOLD, &id, process);
+        assert!(asides.hides(HOLD, &id, &caller()));
+        asides.end(HOLD, &id, process);
+        assert!(!asides.hides(HOLD, &id, &caller()));
     }
 }

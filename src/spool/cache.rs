@@ -11,6 +11,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Spool;
@@ -50,6 +51,8 @@ pub struct Validity {
 pub(super) struct Cache {
     validity: OnceLock<Validity>,
     invalidator: OnceLock<Box<dyn Invalidator>>,
+    /// Grows with each word, before it is given.
+    generation: AtomicU64,
 }
 
 impl Cache {
@@ -57,6 +60,11 @@ impl Cache {
     /// may be remembered.
     pub fn validity(&self) -> Validity {
         self.validity.get().copied().unwrap_or_default()
+    }
+
+    /// Changes with each word of a change: what was read at another one may be out of date.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// Drops all names, before a reply after which the kernel would take one for another.
@@ -157,6 +165,7 @@ impl Spool {
             }
         }
         if word != Word::default() {
+            self.cache.generation.fetch_add(1, Ordering::Relaxed);
             self.tell(&word);
             follower.again.push_back((Instant::now() + AGAIN, word));
         }

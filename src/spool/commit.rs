@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use super::Spool;
 use super::caller::Process;
 use super::error::{self, Errno, Refusal, Result, Waiting};
+use super::file::in_use;
 use crate::backend::{Context, Error};
 use crate::document::updated::{self, Opened, Own, Verdict};
 use crate::document::{Document, Problem};
@@ -25,34 +26,35 @@ pub struct Commit<'a> {
 impl Spool {
     /// Commits a document: reads what is stored, decides, and writes on the condition that nobody
     /// was faster; if somebody was, decides again. Gives the revision that is stored now.
-    pub(super) fn commit(&self, commit: &Commit, waiting: Waiting) -> Result<Revision> {
+    pub(super) fn commit(
+        &self,
+        commit: &Commit,
+        ctx: &Context,
+        waiting: Waiting,
+    ) -> Result<Revision> {
         self.writable()?;
-        let ctx = match waiting {
-            Waiting::UnderDirectoryLock => self.hurried(),
-            Waiting::Alone => self.patient(),
-        };
         let refuse = |error| error::refusal(error, waiting);
         loop {
-            let (stored, verdict) = self.judge(commit, &ctx).map_err(refuse)?;
+            let (stored, verdict) = self.judge(commit, ctx).map_err(refuse)?;
             let (written, base) = match &verdict {
                 Verdict::Nothing => {
+                    self.asides.end(commit.state, commit.id, commit.process);
                     let revision = stored.map(|stored| stored.revision);
                     return Ok(revision.unwrap_or(Timestamp::now().into()));
                 }
-                Verdict::Insert(metadata) => (self.store.insert(&ctx, metadata), metadata.updated),
+                Verdict::Insert(metadata) => (self.store.insert(ctx, metadata), None),
                 Verdict::Replace(metadata) => {
                     let Some(stored) = stored else { continue };
                     let from = stored.metadata.state;
-                    let written = self.store.replace(&ctx, from, stored.revision, metadata);
-                    (written, stored.revision.updated)
+                    let written = self.store.replace(ctx, from, stored.revision, metadata);
+                    (written, Some(stored.revision))
                 }
                 Verdict::Exists | Verdict::Stale => return Err(refused(&verdict, stored.as_ref())),
             };
             match written {
                 Ok(made) => {
-                    let copy = commit.document.updated.unwrap_or(base);
-                    self.own.note(commit, made, copy);
-                    self.asides.end(commit.state, commit.id);
+                    self.own.note(commit, base, made);
+                    self.asides.end(commit.state, commit.id, commit.process);
                     return Ok(made);
                 }
                 Err(
@@ -104,13 +106,7 @@ pub(super) fn bad_document(problem: &Problem) -> Refusal {
 
 fn refused(verdict: &Verdict, stored: Option<&crate::model::Stored>) -> Refusal {
     match (verdict, stored) {
-        (Verdict::Exists, Some(stored)) => {
-            let state = stored.metadata.state;
-            Refusal::new(
-                Errno::EEXIST,
-                format!("the ID is in use: a message of this ID is in {state}"),
-            )
-        }
+        (Verdict::Exists, Some(stored)) => in_use(stored.metadata.state),
         (_, Some(stored)) => {
             let (state, updated) = (stored.metadata.state, stored.revision.updated);
             let reason = format!(
@@ -151,11 +147,15 @@ impl OwnWrites {
         (*process == commit.process).then_some(*own)
     }
 
-    fn note(&self, commit: &Commit, made: Revision, copy: Timestamp) {
+    /// The commit made that revision of the one before it, if there was one.
+    fn note(&self, commit: &Commit, base: Option<Revision>, made: Revision) {
+        let written = commit.document.updated;
+        let copy = written.unwrap_or(base.unwrap_or(made).updated);
         let mut inner = self.inner.lock();
         let own = match inner.by_message.get(commit.id) {
-            // The same copy written again: what it was a copy of stays the oldest.
-            Some((process, own)) if *process == commit.process => Own {
+            // Nobody else changed it in between, so what the process began with still counts:
+            // the oldest copy. Otherwise an older copy would undo what somebody else did.
+            Some((process, own)) if *process == commit.process && Some(own.made) == base => Own {
                 made,
                 copy: own.copy.min(copy),
             },
@@ -168,10 +168,10 @@ impl OwnWrites {
         inner
             .by_message
             .insert(commit.id.clone(), (commit.process, own));
-        if inner.order.len() > OWN_MAX {
-            if let Some(oldest) = inner.order.pop_front() {
-                inner.by_message.remove(&oldest);
-            }
+        if inner.order.len() > OWN_MAX
+            && let Some(oldest) = inner.order.pop_front()
+        {
+            inner.by_message.remove(&oldest);
         }
     }
 }

@@ -36,6 +36,11 @@ impl Draft {
         self.len
     }
 
+    /// Whether there are no bytes in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

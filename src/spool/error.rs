@@ -108,9 +108,11 @@ pub fn refusal(error: Error, waiting: Waiting) -> Refusal {
         | Error::Durability(_)
         | Error::Unavailable(_) => Errno::EIO,
     };
-    let hint = match errno {
-        Errno::EBUSY | Errno::ETIMEDOUT => "another program writes the spool; try again",
-        Errno::ENOSPC => "free space on the disk of the spool",
+    let hint = match (&error, errno) {
+        (Error::Durability(_), _) => "what was committed stands, unless the power fails",
+        (Error::Unavailable(_), _) => "look whether the change was made",
+        (_, Errno::EBUSY | Errno::ETIMEDOUT) => "another program writes the spool; try again",
+        (_, Errno::ENOSPC) => "free space on the disk of the spool",
         _ => "",
     };
     Refusal::new(errno, error.to_string()).hint(hint)

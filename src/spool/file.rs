@@ -1,24 +1,26 @@
-//! Open files: reading, writing, and what happens at each close.
+//! Open files: opening, creating, reading, writing. What closes do is in `close`.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
 
-use super::attr::Attr;
+use super::attr::{Attr, Brief};
 use super::caller::{Caller, Opener};
-use super::commit::{Commit, bad_document};
-use super::draft::{Close, Closer, Content, Draft, on_close};
-use super::error::{Errno, Refusal, Result, Waiting};
-use super::handle::{Handle, Reader, Refused, Writer, WriterInner};
+use super::close::Closing;
+use super::draft::Draft;
+use super::error::{self, Errno, Refusal, Result, Waiting};
+use super::handle::{Handle, Reader, Writer, WriterInner};
 use super::inode::Node;
 use super::report::TextCursor;
+use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
 use super::{Spool, scratch};
+use crate::backend::Error;
 use crate::document;
 use crate::document::updated::Opened;
-use crate::model::{MessageId, QueueState, Stored};
+use crate::model::{MessageId, QueueState, Stored, Timestamp};
 
 /// How a file is opened: open(2)'s flags, as values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +49,16 @@ impl From<i32> for OpenMode {
 impl Spool {
     /// Opens an inode and gives a handle.
     pub fn open(&self, caller: &Caller, ino: u64, mode: OpenMode) -> Result<u64> {
+        self.open_quietly(caller, ino, mode).inspect_err(|refusal| {
+            // A file that went since its name was looked up is no news.
+            if refusal.errno != Errno::ENOENT {
+                let path = self.path_of_inode(ino);
+                self.report.refused(Some(caller), "open", &path, refusal);
+            }
+        })
+    }
+
+    fn open_quietly(&self, caller: &Caller, ino: u64, mode: OpenMode) -> Result<u64> {
         let handle = match (Fixed::of(ino), self.inodes.get(ino)) {
             (Some(Fixed::Text(text)), _) => Self::open_text(text, mode)?,
             (Some(Fixed::Dir(_)), _) => return Err(Refusal::new(Errno::EISDIR, "a directory")),
@@ -96,7 +108,8 @@ impl Spool {
         }
         let draft = draft_of(&stored, mode);
         let opened = Opened::At(stored.revision);
-        Ok(writer(caller, ino, id, state, mode, opened, draft))
+        let writer = writer(caller, (ino, id, state), mode, opened, draft, false);
+        Ok(Handle::Writer(writer))
     }
 
     /// Creates a file, or opens the one that was created meanwhile; counts one lookup.
@@ -127,7 +140,7 @@ impl Spool {
                 self.create_message(caller, state, &id, mode)
             }
             (Dir::State(_), Target::Scratch(state)) => {
-                let file = match self.scratches.get(state, name) {
+                let file = match self.scratches.find(state, name, caller) {
                     Some(_) if mode.exclusive => {
                         return Err(Refusal::new(Errno::EEXIST, "a scratch file has that name"));
                     }
@@ -157,27 +170,41 @@ impl Spool {
         id: &MessageId,
         mode: OpenMode,
     ) -> Result<(Attr, u64)> {
-        let waiting = Waiting::UnderDirectoryLock;
-        let stored = self.store.get(&self.hurried(), id);
-        let stored = stored.map_err(|error| super::error::refusal(error, waiting))?;
+        let stored = self.stored_for_create(state, id)?;
         let aside = self.asides.create(state, id, caller);
-        let (opened, draft) = match (&stored, aside) {
-            (_, Some(revision)) => (Opened::At(revision), Draft::default()),
-            (None, None) => (Opened::Absent, Draft::default()),
+        let (opened, draft, brief) = match (&stored, aside) {
+            (_, Some(revision)) => (Opened::At(revision), Draft::default(), None),
+            (None, None) => (Opened::Absent, Draft::default(), None),
             (Some(stored), None) => {
                 let found = stored.metadata.state;
                 if found != state || mode.exclusive {
-                    let reason = format!("the ID is in use: a message of this ID is in {found}");
-                    return Err(Refusal::new(Errno::EEXIST, reason));
+                    return Err(in_use(found));
                 }
-                (Opened::At(stored.revision), draft_of(stored, mode))
+                let brief = Some(Brief::of(stored));
+                (Opened::At(stored.revision), draft_of(stored, mode), brief)
             }
         };
+        let is_new = brief.is_none();
         let ino = self.inodes.look_up(id, state);
-        let handle = writer(caller, ino, id, state, mode, opened, draft);
-        let fh = self.keep(ino, handle);
-        let attr = self.getattr(caller, ino, Some(fh))?;
+        let writer = writer(caller, (ino, id, state), mode, opened, draft, is_new);
+        let brief = brief.unwrap_or_else(|| Brief::of_bytes(0, Timestamp::now()));
+        let attr = self.message_attr(ino, brief, Some(&writer));
+        let fh = self.keep(ino, Handle::Writer(writer));
         Ok((attr, fh))
+    }
+
+    /// What is stored under an ID that is to be created in that directory.
+    fn stored_for_create(&self, state: QueueState, id: &MessageId) -> Result<Option<Stored>> {
+        let ctx = self.hurried();
+        let under_lock = |error| error::refusal(error, Waiting::UnderDirectoryLock);
+        match self.store.get(&ctx, id) {
+            // What can't be read has its ID all the same.
+            Err(corrupt @ Error::Corrupt(_)) => match self.store.locate(&ctx, id) {
+                Ok(Some(found)) if found != state => Err(in_use(found)),
+                _ => Err(under_lock(corrupt)),
+            },
+            stored => stored.map_err(under_lock),
+        }
     }
 
     fn keep(&self, ino: u64, handle: Handle) -> u64 {
@@ -212,7 +239,10 @@ impl Spool {
                 inner.changed(&writer);
                 Ok(())
             }
-            Handle::Scratch { file, append } => file.write((!append).then_some(offset), data),
+            Handle::Scratch { file, append } => {
+                let written = file.write((!append).then_some(offset), data);
+                written.inspect_err(|refusal| self.report_scratch("write", &file, refusal))
+            }
             Handle::Reader(_) | Handle::Text(..) | Handle::Dir(_) => Err(Refusal::bad_handle()),
         }
     }
@@ -227,19 +257,10 @@ impl Spool {
             return Ok(());
         }
         match self.inodes.get(ino) {
-            Some(Node::Scratch(file)) => file.truncate(size),
-            Some(Node::Message(..)) => {
-                // truncate(2) by path: as if opened, cut and closed.
-                let mode = OpenMode {
-                    write: true,
-                    ..OpenMode::default()
-                };
-                let fh = self.open(caller, ino, mode)?;
-                let cut = self.truncate(caller, ino, Some(fh), size);
-                let closed = cut.and_then(|()| self.flush(caller, fh));
-                self.release(fh);
-                closed
-            }
+            Some(Node::Scratch(file)) => file
+                .truncate(size)
+                .inspect_err(|refusal| self.report_scratch("truncate", &file, refusal)),
+            Some(Node::Message(..)) => self.truncate_by_path(caller, ino, size),
             None if Fixed::of(ino).is_some() => {
                 Err(Refusal::new(Errno::EPERM, "control files can't be written"))
             }
@@ -247,37 +268,27 @@ impl Spool {
         }
     }
 
-    /// One close of one descriptor: SPEC's table decides.
-    pub fn flush(&self, caller: &Caller, fh: u64) -> Result<()> {
-        let Some(writer) = self.handles.writer(fh) else {
-            return self.handles.get(fh).map(drop);
+    /// truncate(2): as if opened, cut and closed.
+    fn truncate_by_path(&self, caller: &Caller, ino: u64, size: u64) -> Result<()> {
+        let mode = OpenMode {
+            write: true,
+            ..OpenMode::default()
         };
-        let closer = if writer.opener.is(caller) {
-            Closer::Opener
-        } else if writer.opener.is_alive() {
-            Closer::Other
-        } else {
-            Closer::Heir
-        };
-        self.close_writer(Some(caller), &writer, closer)?;
-        if writer.sync {
-            self.ask(self.store.sync(&self.patient()))?;
-        }
-        Ok(())
+        let fh = self.open(caller, ino, mode)?;
+        let cut = self.truncate(caller, ino, Some(fh), size);
+        let closed = cut.and_then(|()| {
+            self.handles.writer(fh).map_or(Ok(()), |writer| {
+                self.close_at_once(&writer, Closing::by_opener("truncate", caller))
+            })
+        });
+        self.release(fh);
+        closed
     }
 
-    /// Commits what was written, or refuses it, and brings everything committed to the disk.
-    pub fn fsync(&self, caller: &Caller, fh: u64) -> Result<()> {
-        match self.handles.get(fh)? {
-            // In memory: the tool's own fsync of it promises nothing about the queue.
-            Handle::Scratch { .. } | Handle::Text(..) => return Ok(()),
-            Handle::Writer(writer) => self.close_writer(Some(caller), &writer, Closer::Opener)?,
-            Handle::Reader(_) | Handle::Dir(_) => {}
-        }
-        self.ask(self.store.sync(&self.patient()))
-            .inspect_err(|refusal| {
-                self.report.refused(Some(caller), "fsync", "", refusal);
-            })
+    /// A scratch file that has no room tells so under its name, if it still has one.
+    fn report_scratch(&self, operation: &str, file: &Arc<ScratchFile>, refusal: &Refusal) {
+        let path = self.scratches.path_of(file);
+        self.report.refused(None, operation, &path, refusal);
     }
 
     /// The last close of all. A refusal can reach nobody any more: it is only reported.
@@ -302,146 +313,6 @@ impl Spool {
             self.release(fh);
         }
     }
-
-    fn release_writer(&self, writer: &Writer) {
-        let refused = {
-            let inner = writer.inner.lock();
-            let empty_new = inner.opened == Opened::Absent && inner.draft.len() == 0;
-            match &inner.refused {
-                _ if empty_new => Some(
-                    Refusal::new(Errno::EBADMSG, "the file is empty").hint("nothing was stored"),
-                ),
-                Some(refused) if !inner.draft.is_changed() && refused.incomplete => {
-                    Some(refused.refusal.clone())
-                }
-                _ => None,
-            }
-        };
-        if let Some(refusal) = refused {
-            let mut inner = writer.inner.lock();
-            self.report_refused(None, writer, &mut inner, &refusal);
-        } else if writer.inner.lock().draft.is_changed() {
-            // It reports by itself; nobody is left to be told.
-            let _ = self.close_writer(None, writer, Closer::Heir);
-            self.release_incomplete(writer);
-        }
-        self.asides
-            .refused(writer.state, &writer.id, writer.opener.process);
-    }
-
-    /// An incomplete document that had its verdict just now, at the last close.
-    fn release_incomplete(&self, writer: &Writer) {
-        let mut inner = writer.inner.lock();
-        if let Some(refused) = inner.refused.clone().filter(|refused| refused.incomplete) {
-            self.report_refused(None, writer, &mut inner, &refused.refusal);
-        }
-    }
-
-    fn close_writer(&self, caller: Option<&Caller>, writer: &Writer, closer: Closer) -> Result<()> {
-        let mut inner = writer.inner.lock();
-        let content = inner.to_judge(&writer.id);
-        if let (Some(refused), false, Closer::Opener | Closer::Heir) =
-            (&inner.refused, inner.draft.is_changed(), closer)
-        {
-            return Err(refused.refusal.clone());
-        }
-        let commit = |document, opened| Commit {
-            id: &writer.id,
-            state: writer.state,
-            document,
-            opened,
-            process: writer.opener.process,
-        };
-        match on_close(closer, content) {
-            Close::Nothing => Ok(()),
-            Close::Commit(document) => {
-                match self.commit(&commit(&document, inner.opened), Waiting::Alone) {
-                    Ok(revision) => {
-                        inner.draft.judged();
-                        inner.refused = None;
-                        inner.opened = Opened::At(revision);
-                        Ok(())
-                    }
-                    Err(refusal) => {
-                        // What may succeed later is no verdict: the next close tries again.
-                        if matches!(refusal.errno, Errno::ESTALE | Errno::EEXIST) {
-                            inner.judge(&refusal, false);
-                        }
-                        self.report_refused(caller, writer, &mut inner, &refusal);
-                        Err(refusal)
-                    }
-                }
-            }
-            Close::Probe(document) => self
-                .probe(&commit(&document, inner.opened))
-                .inspect_err(|refusal| self.report_refused(caller, writer, &mut inner, refusal)),
-            Close::Refuse(problem) => {
-                let refusal = bad_document(&problem);
-                inner.judge(&refusal, problem.incomplete);
-                // An incomplete one may be completed yet: its line is written at the last close.
-                if !problem.incomplete {
-                    self.report_refused(caller, writer, &mut inner, &refusal);
-                }
-                Err(refusal)
-            }
-            Close::Warn(problem) => {
-                let refusal = bad_document(&problem);
-                self.report_refused(caller, writer, &mut inner, &refusal);
-                Err(refusal)
-            }
-        }
-    }
-
-    /// Tells once of a refusal of these bytes, and keeps them readable for an hour.
-    fn report_refused(
-        &self,
-        caller: Option<&Caller>,
-        writer: &Writer,
-        inner: &mut WriterInner,
-        refusal: &Refusal,
-    ) {
-        if std::mem::replace(&mut inner.reported, true) {
-            return;
-        }
-        let name = writer.id.file_name();
-        let path = format!("{}/{name}", writer.state);
-        self.report.refused(caller, "close", &path, refusal);
-        self.keep_refused(writer.state, &name, inner.draft.bytes());
-    }
-
-    /// Keeps refused bytes as `NAME.refused`, if there is room.
-    pub(super) fn keep_refused(&self, state: QueueState, name: &str, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            let bytes = &bytes[..bytes.len().min(scratch::FILE_MAX as usize)];
-            let name = format!("{name}.refused");
-            let _ = self.scratches.create(state, name.as_ref(), bytes);
-        }
-    }
-}
-
-impl WriterInner {
-    /// What a close has to judge: nothing where nothing changed since the last commit, and
-    /// nothing in an empty new file.
-    fn to_judge(&self, id: &MessageId) -> Option<Content> {
-        let empty_new = self.opened == Opened::Absent && self.draft.len() == 0;
-        let unchanged = !self.draft.is_changed() && self.refused.is_none();
-        (!empty_new && !unchanged).then(|| self.draft.content(id))
-    }
-
-    /// The bytes changed: whatever was said of them is over.
-    fn changed(&mut self, writer: &Writer) {
-        writer.len.store(self.draft.len(), Ordering::Relaxed);
-        self.refused = None;
-        self.reported = false;
-    }
-
-    fn judge(&mut self, refusal: &Refusal, incomplete: bool) {
-        self.draft.judged();
-        self.refused = Some(Refused {
-            refusal: refusal.clone(),
-            incomplete,
-        });
-    }
 }
 
 /// What a new message must not be called.
@@ -461,16 +332,21 @@ fn draft_of(stored: &Stored, mode: OpenMode) -> Draft {
     draft
 }
 
+/// A message has that ID already.
+pub(super) fn in_use(found: QueueState) -> Refusal {
+    let reason = format!("the ID is in use: a message of this ID is in {found}");
+    Refusal::new(Errno::EEXIST, reason)
+}
+
 fn writer(
     caller: &Caller,
-    ino: u64,
-    id: &MessageId,
-    state: QueueState,
+    (ino, id, state): (u64, &MessageId, QueueState),
     mode: OpenMode,
     opened: Opened,
     draft: Draft,
-) -> Handle {
-    Handle::Writer(Arc::new(Writer {
+    is_new: bool,
+) -> Arc<Writer> {
+    Arc::new(Writer {
         ino,
         id: id.clone(),
         state,
@@ -478,11 +354,13 @@ fn writer(
         append: mode.append,
         sync: mode.sync,
         len: AtomicU64::new(draft.len()),
+        uncommitted: AtomicBool::new(is_new),
+        dropped: AtomicBool::new(false),
         inner: Mutex::new(WriterInner {
             draft,
             opened,
             refused: None,
             reported: false,
         }),
-    }))
+    })
 }

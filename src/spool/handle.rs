@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -54,7 +54,30 @@ pub struct Writer {
     pub sync: bool,
     /// The draft's length, readable while a commit is under way.
     pub len: AtomicU64,
+    /// Whether it created the file, and has not committed yet: the name stands for its draft,
+    /// and there is nothing else that removing it could mean.
+    pub uncommitted: AtomicBool,
+    /// Whether the draft's name was removed: as with any unlinked file, what is written to it is
+    /// lost when it is closed.
+    pub dropped: AtomicBool,
     pub inner: Mutex<WriterInner>,
+}
+
+impl Writer {
+    /// Whether it created the file, and has not committed yet.
+    pub fn is_uncommitted(&self) -> bool {
+        self.uncommitted.load(Ordering::Relaxed) && !self.is_dropped()
+    }
+
+    /// Whether the draft's name was removed.
+    pub fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Its path in the mount.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.state, self.id.file_name())
+    }
 }
 
 /// What changes while it is open.
@@ -72,7 +95,10 @@ pub struct WriterInner {
 #[derive(Clone)]
 pub struct Refused {
     pub refusal: Refusal,
+    /// More bytes could make the document legal.
     pub incomplete: bool,
+    /// The same bytes may be accepted later: the store was busy, or full.
+    pub may_pass: bool,
 }
 
 /// The handles of a mount, and who writes which message.

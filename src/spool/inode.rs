@@ -64,6 +64,14 @@ impl Inodes {
 
     /// Counts one lookup of a message under a state's directory, and gives its number.
     pub fn look_up(&self, id: &MessageId, state: QueueState) -> u64 {
+        let ino = self.expect(id, state);
+        self.moved(id, state);
+        ino
+    }
+
+    /// Counts one lookup of a message that is about to be looked for under a state's directory:
+    /// from here on its number stands for it.
+    pub fn expect(&self, id: &MessageId, state: QueueState) -> u64 {
         let mut table = self.table.lock();
         let ino = free_or_own(&table, id);
         let inode = table.entry(ino).or_insert_with(|| Inode {
@@ -71,9 +79,6 @@ impl Inodes {
             lookups: 0,
             handles: 0,
         });
-        if let Node::Message(_, named) = &mut inode.node {
-            *named = state;
-        }
         inode.lookups += 1;
         ino
     }

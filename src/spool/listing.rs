@@ -1,10 +1,12 @@
 //! Directory listings: live, in ID order, in batches.
 //!
-//! Owns: the offsets of an open directory. An offset counts the entries that this handle gave;
-//! it is tied to the IDs it gave, not to a position in the store, so what comes and goes
-//! meanwhile neither doubles nor hides a message that stays.
+//! Owns: the offsets of an open directory. An offset counts the messages that this handle found,
+//! and stays tied to the one it counted, whatever comes and goes in the store meanwhile: who goes
+//! back finds the same messages under the same offsets, but for those that went, and each message
+//! that stays is given once. The reader may go back to any offset; for that, eight bytes of each
+//! message's ID are kept, and the store is asked for the rest.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
@@ -15,7 +17,7 @@ use super::attr::{Attr, Brief};
 use super::caller::Caller;
 use super::error::{Refusal, Result};
 use super::handle::Handle;
-use super::inode::Node;
+use super::inode::{Node, number_of};
 use super::tree::{Dir, Fixed};
 use crate::model::{MessageId, QueueState};
 
@@ -55,20 +57,79 @@ enum Entries {
     Messages(Window),
 }
 
-/// The part of a state's listing that was given last.
+/// What an open directory found of a state. Messages are numbered as they are found.
 #[derive(Default)]
 struct Window {
-    /// How many messages came before the window.
+    /// The number of the first item.
     start: u64,
-    items: VecDeque<Item>,
-    /// Each so many messages, the last ID before them: to go back to.
-    marks: Vec<(u64, MessageId)>,
+    /// The messages at hand; `None` for one that was found once and has gone.
+    items: VecDeque<Option<Item>>,
+    /// How the store was read.
+    batches: Vec<Batch>,
+    /// By number, what an ID is recognised by.
+    digests: Vec<u64>,
     end: bool,
+}
+
+/// Messages that were found together.
+struct Batch {
+    /// The number of the first.
+    first: u64,
+    /// The ID of the last.
+    last: MessageId,
 }
 
 struct Item {
     id: MessageId,
-    brief: Option<Brief>,
+    /// What its attributes are made of, and at which generation of the cache it was read.
+    brief: Option<(Brief, u64)>,
+}
+
+/// What has a number in a listing.
+enum Found<'a> {
+    Message(&'a MessageId, Option<(Brief, u64)>),
+    Gone,
+    End,
+}
+
+impl Window {
+    /// How many messages were found.
+    fn found(&self) -> u64 {
+        self.digests.len() as u64
+    }
+
+    fn has(&self, number: u64) -> bool {
+        (self.start..self.start + self.items.len() as u64).contains(&number)
+    }
+
+    /// The ID that the next message comes after.
+    fn last(&self) -> Option<&MessageId> {
+        self.batches.last().map(|batch| &batch.last)
+    }
+
+    /// Numbers messages that were found now.
+    fn add(&mut self, found: Vec<Item>) {
+        let Some(last) = found.last() else {
+            return;
+        };
+        self.batches.push(Batch {
+            first: self.found(),
+            last: last.id.clone(),
+        });
+        if self.start + self.items.len() as u64 != self.found() {
+            // The reader had gone back.
+            self.items.clear();
+            self.start = self.found();
+        }
+        for item in found {
+            self.digests.push(number_of(&item.id));
+            self.items.push_back(Some(item));
+        }
+        while self.items.len() > KEPT {
+            self.items.pop_front();
+            self.start += 1;
+        }
+    }
 }
 
 impl Spool {
@@ -140,11 +201,7 @@ impl Spool {
 
     /// Brings everything committed so far to the disk.
     pub fn fsyncdir(&self, caller: &Caller, ino: u64) -> Result<()> {
-        self.ask(self.store.sync(&self.patient()))
-            .inspect_err(|refusal| {
-                let path = self.dir(ino).map_or_else(|_| String::new(), Dir::path);
-                self.report.refused(Some(caller), "fsync", &path, refusal);
-            })
+        self.sync(caller, "fsync", || self.path_of_inode(ino))
     }
 
     fn give_fixed(
@@ -207,105 +264,132 @@ impl Spool {
         sink: Sink,
     ) -> Result<()> {
         let mut at = from;
-        if at < window.start {
-            self.go_back(state, window, at)?;
-        }
+        let mut given = false;
         loop {
-            let Some(item) = window.items.get((at - window.start) as usize) else {
-                if window.end || !self.extend(state, window, plus)? {
-                    return Ok(());
+            let (id, brief) = match self.find(state, window, at, plus) {
+                Ok(Found::Message(id, brief)) => (id, brief),
+                Ok(Found::Gone) => {
+                    at += 1;
+                    continue;
                 }
-                continue;
+                Ok(Found::End) => return Ok(()),
+                // The reader would not see what it was given, and what is counted as looked up.
+                // It asks again, from here on.
+                Err(_) if given => return Ok(()),
+                Err(refusal) => return Err(refusal),
             };
-            let brief = match (plus, item.brief) {
-                (false, _) => None,
-                (true, Some(brief)) => Some(brief),
-                // It was read without attributes, by another kind of request. One that went
-                // meanwhile is not given.
-                (true, None) => match self.listed_brief(state, &item.id)? {
-                    Some(brief) => Some(brief),
-                    None => {
-                        at += 1;
-                        continue;
-                    }
-                },
-            };
-            let ino = self.inodes.number(&item.id);
-            let name = item.id.file_name();
+            let ino = self.inodes.number(id);
+            let name = id.file_name();
             let entry = DirEntry {
                 offset: DOTS + at + 1,
                 ino,
                 is_dir: false,
                 name: name.as_ref(),
-                attr: brief.map(|brief| self.listed_attr(state, &item.id, brief)),
+                attr: brief.map(|(brief, read_at)| self.listed_attr(state, id, brief, read_at)),
             };
             if !sink(&entry) {
                 return Ok(());
             }
             if plus {
-                self.inodes.look_up(&item.id, state);
+                self.inodes.look_up(id, state);
             }
+            given = true;
             at += 1;
         }
     }
 
-    /// Reads the next batch; `false` at the end.
-    fn extend(&self, state: QueueState, window: &mut Window, plus: bool) -> Result<bool> {
-        let after = window.items.back().map(|item| item.id.clone());
-        let after = after.or_else(|| window.marks.last().map(|(_, id)| id.clone()));
-        let next = window.start + window.items.len() as u64;
-        if let Some(after) = &after {
-            if window.marks.last().is_none_or(|(at, _)| *at < next) {
-                window.marks.push((next, after.clone()));
+    /// The message of that number, with what its attributes are made of if `plus`.
+    fn find<'a>(
+        &self,
+        state: QueueState,
+        window: &'a mut Window,
+        at: u64,
+        plus: bool,
+    ) -> Result<Found<'a>> {
+        while at >= window.found() {
+            if window.end {
+                return Ok(Found::End);
             }
+            self.extend(state, window, plus)?;
         }
+        if !window.has(at) {
+            self.go_back(state, window, at)?;
+        }
+        let Some(Some(item)) = window.items.get((at - window.start) as usize) else {
+            return Ok(Found::Gone);
+        };
+        let brief = match (plus, item.brief) {
+            (false, _) => None,
+            (true, Some(brief)) => Some(brief),
+            // It was found without attributes, by another kind of request.
+            (true, None) => {
+                let read_at = self.cache.generation();
+                match self.brief(&item.id, Some(state))? {
+                    Some(brief) => Some((brief, read_at)),
+                    None => return Ok(Found::Gone),
+                }
+            }
+        };
+        Ok(Found::Message(&item.id, brief))
+    }
+
+    /// Finds the next messages.
+    fn extend(&self, state: QueueState, window: &mut Window, plus: bool) -> Result<()> {
         let ctx = self.patient();
+        let after = window.last();
         let limit = if plus { BATCH_PLUS } else { BATCH };
-        let items: Vec<Item> = if plus {
-            let batch = self.ask(self.store.scan_stored(&ctx, state, after.as_ref(), limit))?;
-            let item = |(id, stored): (MessageId, crate::backend::Result<_>)| Item {
-                id,
-                brief: Some(stored.map_or(Brief::UNREADABLE, |stored| Brief::of(&stored))),
+        let read_at = self.cache.generation();
+        let found: Vec<Item> = if plus {
+            let batch = self.ask(self.store.scan_stored(&ctx, state, after, limit))?;
+            let item = |(id, stored): (MessageId, crate::backend::Result<_>)| {
+                let brief = stored.map_or(Brief::UNREADABLE, |stored| Brief::of(&stored));
+                let brief = Some((brief, read_at));
+                Item { id, brief }
             };
             batch.into_iter().map(item).collect()
         } else {
-            let batch = self.ask(self.store.scan(&ctx, state, after.as_ref(), limit))?;
-            batch
-                .into_iter()
-                .map(|id| Item { id, brief: None })
-                .collect()
+            let batch = self.ask(self.store.scan(&ctx, state, after, limit))?;
+            let item = |id| Item { id, brief: None };
+            batch.into_iter().map(item).collect()
         };
-        window.end = items.len() < limit;
-        let more = !items.is_empty();
-        window.items.extend(items);
-        while window.items.len() > KEPT {
-            window.items.pop_front();
-            window.start += 1;
-        }
-        Ok(more)
-    }
-
-    /// Makes the window begin at or before the message of that number, for a reader that went
-    /// back further than the window: from the last mark before it, onwards.
-    fn go_back(&self, state: QueueState, window: &mut Window, to: u64) -> Result<()> {
-        let marks = window.marks.iter().filter(|(at, _)| *at <= to).count();
-        window.marks.truncate(marks);
-        window.start = window.marks.last().map_or(0, |(at, _)| *at);
-        window.items.clear();
-        window.end = false;
-        while window.start + (window.items.len() as u64) < to && !window.end {
-            self.extend(state, window, false)?;
-        }
+        window.end = found.len() < limit;
+        window.add(found);
         Ok(())
     }
 
-    fn listed_brief(&self, state: QueueState, id: &MessageId) -> Result<Option<Brief>> {
-        match self.store.get(&self.patient(), id) {
-            Ok(stored) => Ok(stored
-                .filter(|stored| stored.metadata.state == state)
-                .map(|stored| Brief::of(&stored))),
-            Err(crate::backend::Error::Corrupt(_)) => Ok(Some(Brief::UNREADABLE)),
-            Err(error) => self.ask(Err(error)),
+    /// Brings back the batch that a number was found in: each message that is still there gets
+    /// the number it had, and one that was not there then gets none.
+    fn go_back(&self, state: QueueState, window: &mut Window, to: u64) -> Result<()> {
+        let after_it = window.batches.partition_point(|batch| batch.first <= to);
+        let (before, rest) = window.batches.split_at(after_it.saturating_sub(1));
+        let Some(batch) = rest.first() else {
+            return Ok(());
+        };
+        let end = rest.get(1).map_or(window.found(), |next| next.first);
+        let numbers = batch.first..end;
+        let place: HashMap<u64, usize> = window.digests[batch.first as usize..end as usize]
+            .iter()
+            .enumerate()
+            .map(|(place, digest)| (*digest, place))
+            .collect();
+        let mut items: VecDeque<Option<Item>> = numbers.map(|_| None).collect();
+        let mut after = before.last().map(|batch| batch.last.clone());
+        loop {
+            let ctx = self.patient();
+            let ids = self.ask(self.store.scan(&ctx, state, after.as_ref(), BATCH))?;
+            let more = ids.len() == BATCH && ids.last() < Some(&batch.last);
+            after = ids.last().cloned();
+            for id in ids.into_iter().take_while(|id| *id <= batch.last) {
+                if let Some(place) = place.get(&number_of(&id)) {
+                    items[*place] = Some(Item { id, brief: None });
+                }
+            }
+            if !more {
+                break;
+            }
         }
+        window.start = batch.first;
+        window.items = items;
+        Ok(())
     }
 }

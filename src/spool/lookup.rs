@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::attr::{Attr, Brief};
+use super::cache::{self, Validity};
 use super::caller::Caller;
 use super::error::{Errno, Refusal, Result};
 use super::handle::{Handle, Writer};
 use super::inode::Node;
 use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
-use super::{Options, Spool, cache};
+use super::{Options, Spool};
 use crate::backend::{Error, StateInfo};
 use crate::model::{MessageId, QueueState, Timestamp};
 
@@ -26,7 +27,11 @@ impl Spool {
         match Target::of(dir, name) {
             Target::Message(state, id) => self.lookup_message(caller, state, &id),
             Target::Scratch(state) => {
-                let file = self.scratches.get(state, name);
+                let file = match dir {
+                    // Where scratch files are listed, everybody finds them.
+                    Dir::ScratchOf(_) => self.scratches.get(state, name),
+                    _ => self.scratches.find(state, name, caller),
+                };
                 let file = file.ok_or_else(Refusal::not_found)?;
                 self.inodes.look_up_scratch(&file);
                 Ok(self.scratch_attr(&file))
@@ -38,11 +43,13 @@ impl Spool {
     fn lookup_message(&self, caller: &Caller, state: QueueState, id: &MessageId) -> Result<Attr> {
         let ino = self.inodes.number(id);
         // A file that was created and not committed yet is there for its writer alone.
-        let own = self.own_writer(caller, ino).filter(|w| w.state == state);
+        let own = self.own_writer(caller, ino, |writer| {
+            writer.state == state && !writer.is_dropped()
+        });
         let hidden = self.asides.hides(state, id, caller);
         // The kernel is known to know the inode before the store is read: what changes from here on
         // reaches it.
-        let ino = self.inodes.look_up(id, state);
+        let ino = self.inodes.expect(id, state);
         let found =
             self.brief(id, Some(state))
                 .and_then(|brief| match (brief.filter(|_| !hidden), &own) {
@@ -52,6 +59,7 @@ impl Spool {
                 });
         match found {
             Ok((brief, stored)) => {
+                self.inodes.moved(id, state);
                 let mut attr = self.message_attr(ino, brief, own.as_deref());
                 if !stored || self.asides.is_aside(state, id) {
                     attr.validity.names = Duration::ZERO;
@@ -74,7 +82,8 @@ impl Spool {
             Node::Scratch(file) => Ok(self.scratch_attr(&file)),
             Node::Message(id, _) => {
                 let by_handle = fh.and_then(|fh| self.handles.writer(fh));
-                let own = by_handle.or_else(|| self.own_writer(caller, ino));
+                let own = by_handle
+                    .or_else(|| self.own_writer(caller, ino, |writer| !writer.is_dropped()));
                 let brief = match self.brief(&id, None)? {
                     Some(brief) => brief,
                     // Not committed yet, or gone while it is open.
@@ -121,9 +130,20 @@ impl Spool {
         }
     }
 
+    /// The path that an inode was named by last, for people.
+    pub(super) fn path_of_inode(&self, ino: u64) -> String {
+        match (Fixed::of(ino), self.inodes.get(ino)) {
+            (Some(Fixed::Dir(dir)), _) => dir.path(),
+            (Some(Fixed::Text(text)), _) => format!("{}{}", Dir::Control.path(), text.name()),
+            (None, Some(Node::Message(id, state))) => format!("{state}/{}", id.file_name()),
+            (None, Some(Node::Scratch(file))) => self.scratches.path_of(&file),
+            (None, None) => "?".to_owned(),
+        }
+    }
+
     /// The message's attributes if it is stored, in `state` where one is given. One that can't be
     /// read is there all the same.
-    fn brief(&self, id: &MessageId, state: Option<QueueState>) -> Result<Option<Brief>> {
+    pub(super) fn brief(&self, id: &MessageId, state: Option<QueueState>) -> Result<Option<Brief>> {
         let ctx = self.patient();
         match self.store.get(&ctx, id) {
             Ok(stored) => Ok(stored
@@ -149,13 +169,18 @@ impl Spool {
         Some(Brief::of_bytes(writer.len.load(Ordering::Relaxed), now))
     }
 
-    /// The caller's own open writer of that inode, whose bytes it sees.
-    fn own_writer(&self, caller: &Caller, ino: u64) -> Option<Arc<Writer>> {
+    /// The caller's own latest open writer of that inode for which `wanted` holds.
+    pub(super) fn own_writer(
+        &self,
+        caller: &Caller,
+        ino: u64,
+        wanted: impl Fn(&Writer) -> bool,
+    ) -> Option<Arc<Writer>> {
         self.handles
-            .writer_of(ino, |writer| writer.opener.is(caller))
+            .writer_of(ino, |writer| wanted(writer) && writer.opener.is(caller))
     }
 
-    fn message_attr(&self, ino: u64, brief: Brief, own: Option<&Writer>) -> Attr {
+    pub(super) fn message_attr(&self, ino: u64, brief: Brief, own: Option<&Writer>) -> Attr {
         let validity = self.cache.validity();
         let attr = self.options.ownership.file(ino, brief);
         let mut attr = attr.valid(validity.names, validity.attributes);
@@ -169,9 +194,19 @@ impl Spool {
         attr
     }
 
-    /// The attributes of a message that a listing of `state` shows.
-    pub(super) fn listed_attr(&self, state: QueueState, id: &MessageId, brief: Brief) -> Attr {
+    /// The attributes of a message that a listing of `state` shows, as they were read at that
+    /// generation of the cache. What changed since then nobody was told of in time.
+    pub(super) fn listed_attr(
+        &self,
+        state: QueueState,
+        id: &MessageId,
+        brief: Brief,
+        read_at: u64,
+    ) -> Attr {
         let mut attr = self.message_attr(self.inodes.number(id), brief, None);
+        if self.cache.generation() != read_at {
+            attr.validity = Validity::default();
+        }
         if self.asides.is_aside(state, id) {
             attr.validity.names = Duration::ZERO;
         }

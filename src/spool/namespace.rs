@@ -2,12 +2,13 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Spool;
 use super::caller::Caller;
 use super::commit::{Commit, bad_document};
 use super::error::{self, Errno, Refusal, Result, Waiting};
-use super::file::invalid_name;
+use super::file::{in_use, invalid_name};
 use super::scratch::ScratchFile;
 use super::tree::Target;
 use crate::document;
@@ -73,18 +74,20 @@ impl Spool {
             let from = Target::of(self.dir(parent)?, name);
             let to = Target::of(self.dir(new_parent)?, new_name);
             match plan(from, to, flags)? {
-                Plan::Move(id, from, to) => self.move_message(&id, from, to),
+                Plan::Move(id, from, to) => self.move_message(&id, from, to, flags),
                 Plan::Copy(id, from, to) => {
                     let no_replace = flags.no_replace;
                     self.copy_aside(caller, &id, from, (to, new_name), no_replace)
                 }
                 Plan::Scratch(from, to) => {
-                    let no_replace = flags.no_replace;
+                    let found = |state, name| self.scratches.find(state, name, caller);
+                    found(from, name).ok_or_else(Refusal::not_found)?;
+                    let no_replace = flags.no_replace && found(to, new_name).is_some();
                     self.scratches
                         .rename((from, name), (to, new_name), no_replace)
                 }
                 Plan::Place(from, id, to) => {
-                    let file = self.scratches.get(from, name);
+                    let file = self.scratches.find(from, name, caller);
                     let file = file.ok_or_else(Refusal::not_found)?;
                     self.place(caller, &file, &id, to, flags.no_replace)?;
                     self.scratches.unlink_file(from, name, &file);
@@ -102,7 +105,16 @@ impl Spool {
         })
     }
 
-    fn move_message(&self, id: &MessageId, from: QueueState, to: QueueState) -> Result<()> {
+    fn move_message(
+        &self,
+        id: &MessageId,
+        from: QueueState,
+        to: QueueState,
+        flags: RenameFlags,
+    ) -> Result<()> {
+        if flags.no_replace && from == to {
+            return Err(Refusal::new(Errno::EEXIST, "it has that name already"));
+        }
         let moved = self.store.relocate(&self.hurried(), id, from, to);
         moved.map_err(under_lock)?;
         self.inodes.moved(id, to);
@@ -121,13 +133,13 @@ impl Spool {
         let stored = stored
             .filter(|stored| stored.metadata.state == state)
             .ok_or_else(Refusal::not_found)?;
-        if no_replace && self.scratches.get(to, name).is_some() {
+        if no_replace && self.scratches.find(to, name, caller).is_some() {
             return Err(Refusal::new(Errno::EEXIST, "a scratch file has that name"));
         }
         let document = document::render(&stored.metadata);
-        self.scratches.create(to, name, &document)?;
-        let copy = name.display().to_string();
         let process = caller.process();
+        self.scratches.create_copy(to, name, &document, process)?;
+        let copy = name.display().to_string();
         self.asides.set(state, id, process, stored.revision, copy);
         // The kernel is about to give the message's inode the copy's name, and would remember it.
         self.cache.drop_all_names();
@@ -144,12 +156,12 @@ impl Spool {
         state: QueueState,
         no_replace: bool,
     ) -> Result<()> {
+        let ctx = self.hurried();
         let hidden = self.asides.hides(state, id, caller);
-        if no_replace && !hidden {
-            let found = self.store.locate(&self.hurried(), id).map_err(under_lock)?;
-            if let Some(found) = found {
-                let reason = format!("a message of this ID is in {found}");
-                return Err(Refusal::new(Errno::EEXIST, reason));
+        if no_replace {
+            let found = self.store.locate(&ctx, id).map_err(under_lock)?;
+            if let Some(found) = found.filter(|found| !(hidden && *found == state)) {
+                return Err(in_use(found));
             }
         }
         let bytes = file.bytes();
@@ -167,7 +179,7 @@ impl Spool {
                     },
                     process: caller.process(),
                 };
-                self.commit(&commit, Waiting::UnderDirectoryLock)
+                self.commit(&commit, &ctx, Waiting::UnderDirectoryLock)
             });
         match placed {
             Ok(_) => {
@@ -176,7 +188,7 @@ impl Spool {
             }
             Err(refusal) => {
                 if matches!(refusal.errno, Errno::EBADMSG | Errno::ESTALE) {
-                    self.keep_refused(state, &id.file_name(), &bytes);
+                    self.keep_refused(state, id, &bytes);
                 }
                 Err(refusal)
             }
@@ -201,6 +213,16 @@ impl Spool {
     }
 
     fn remove_message(&self, caller: &Caller, state: QueueState, id: &MessageId) -> Result<()> {
+        let ino = self.inodes.number(id);
+        let own = self.own_writer(caller, ino, |writer| {
+            writer.state == state && writer.is_uncommitted()
+        });
+        if let Some(writer) = own {
+            // What the caller created and has not committed: its draft goes, never a message.
+            writer.dropped.store(true, Ordering::Relaxed);
+            self.asides.refused(state, id, writer.opener.process);
+            return Ok(());
+        }
         if self.asides.hides(state, id, caller) {
             return Err(Refusal::not_found());
         }
@@ -211,14 +233,15 @@ impl Spool {
             );
         }
         let removed = self.store.remove(&self.hurried(), id, state, None);
-        removed.map_err(under_lock)?;
-        self.asides.end(state, id);
-        Ok(())
+        removed.map_err(under_lock).map(drop)
     }
 
     /// What can't be made here: directories, links, devices.
     pub fn refuse_node(&self, caller: &Caller, what: &str, parent: u64, name: &OsStr) -> Refusal {
-        let reason = "only files can be made here, in the directories of states";
+        let reason = match what {
+            "rmdir" => "the directories stay where they are",
+            _ => "only files can be made here, in the directories of states",
+        };
         let refusal = Refusal::new(Errno::EPERM, reason);
         let path = self.path_of(parent, name);
         self.report.refused(Some(caller), what, &path, &refusal);

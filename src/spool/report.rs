@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -99,6 +100,8 @@ pub struct Report {
     pub errors: TextLog,
     /// The control file `events`.
     pub events: TextLog,
+    /// The last refusal that the kernel may send once more.
+    stale: Mutex<Option<Stale>>,
 }
 
 impl Default for Report {
@@ -106,9 +109,21 @@ impl Default for Report {
         Report {
             errors: TextLog::new(LINES_MAX, usize::MAX),
             events: TextLog::new(usize::MAX, BYTES_MAX),
+            stale: Mutex::default(),
         }
     }
 }
+
+/// A refusal of an operation that names a path. On `ESTALE` the kernel looks the path up again,
+/// and sends the operation a second time at once.
+struct Stale {
+    pid: u32,
+    line: String,
+    at: Instant,
+}
+
+/// How soon the second time comes: between two tries of a person there is more.
+const AT_ONCE: Duration = Duration::from_millis(500);
 
 impl Report {
     /// One line in the log and one in `errors`: `rename hold/x.json ENOENT: …`.
@@ -125,17 +140,45 @@ impl Report {
         };
         let path = one_line(path);
         let reason = one_line(reason);
+        let line = format!("{operation} {path} {errno:?}: {reason}; {hint}");
+        let by_path = matches!(operation, "rename" | "truncate" | "unlink");
+        if by_path && *errno == Errno::ESTALE && self.is_repeat(caller, &line) {
+            return;
+        }
         let (pid, command) = match caller {
             Some(caller) => (caller.pid, caller.command()),
             None => (0, "?".to_owned()),
         };
-        if *errno == Errno::EIO {
-            tracing::error!(target: "retryspoolfs", "{operation} {path} {errno:?}: {reason}; {hint} (pid {pid}, {command})");
-        } else {
-            tracing::warn!(target: "retryspoolfs", "{operation} {path} {errno:?}: {reason}; {hint} (pid {pid}, {command})");
+        match errno {
+            Errno::EIO => {
+                tracing::error!(target: "retryspoolfs", "{line} (pid {pid}, {command})")
+            }
+            // Somebody else was faster: nothing to worry about.
+            Errno::ENOENT => {
+                tracing::debug!(target: "retryspoolfs", "{line} (pid {pid}, {command})")
+            }
+            _ => tracing::warn!(target: "retryspoolfs", "{line} (pid {pid}, {command})"),
         }
-        self.errors
-            .push(&format!("{operation} {path} {errno:?}: {reason}; {hint}"));
+        self.errors.push(&line);
+    }
+
+    /// Whether this is the kernel's second try of what was refused just now.
+    fn is_repeat(&self, caller: Option<&Caller>, line: &str) -> bool {
+        let pid = caller.map_or(0, |caller| caller.pid);
+        let mut stale = self.stale.lock();
+        match stale.take() {
+            Some(last) if last.pid == pid && last.line == line && last.at.elapsed() < AT_ONCE => {
+                true
+            }
+            _ => {
+                *stale = Some(Stale {
+                    pid,
+                    line: line.to_owned(),
+                    at: Instant::now(),
+                });
+                false
+            }
+        }
     }
 
     /// A line that is no refusal.

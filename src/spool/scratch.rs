@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::caller::{Caller, Process};
 use super::error::{Errno, Refusal, Result};
 use super::inode::ScratchNumbers;
 use crate::model::{NAME_MAX, QueueState, Timestamp};
@@ -35,6 +36,8 @@ pub const IDLE: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct ScratchFile {
     ino: u64,
+    /// The one process that finds it by name; `None` for everybody.
+    private_to: Option<Process>,
     content: Mutex<Content>,
     budget: Arc<Mutex<Budget>>,
 }
@@ -150,6 +153,19 @@ impl Scratches {
         self.files.lock().get(&(state, name.to_owned())).cloned()
     }
 
+    /// The file of that name, if the caller finds it.
+    pub fn find(
+        &self,
+        state: QueueState,
+        name: &OsStr,
+        caller: &Caller,
+    ) -> Option<Arc<ScratchFile>> {
+        self.get(state, name).filter(|file| {
+            let owner = file.private_to;
+            owner.is_none_or(|owner| owner == caller.process())
+        })
+    }
+
     /// The names of a state's directory.
     pub fn names(&self, state: QueueState) -> Vec<(OsString, u64)> {
         let files = self.files.lock();
@@ -160,12 +176,61 @@ impl Scratches {
             .collect()
     }
 
+    /// The path of a file by one of its names; `?` if it has none any more.
+    pub fn path_of(&self, file: &Arc<ScratchFile>) -> String {
+        let files = self.files.lock();
+        let mut names = files.iter();
+        let found = names.find(|(_, other)| Arc::ptr_eq(other, file));
+        found.map_or_else(
+            || "?".to_owned(),
+            |((state, name), _)| format!("{state}/{}", name.display()),
+        )
+    }
+
     /// Makes a file with these bytes; one of that name is replaced.
     pub fn create(
         &self,
         state: QueueState,
         name: &OsStr,
         bytes: &[u8],
+    ) -> Result<Arc<ScratchFile>> {
+        self.create_for(state, name, bytes, None)
+    }
+
+    /// The same, for the copy that `process` makes of a message. A numbered one is found by that
+    /// process alone: a tool that sees no copies in a listing would otherwise find every number
+    /// taken, one after the other, by what others made.
+    pub fn create_copy(
+        &self,
+        state: QueueState,
+        name: &OsStr,
+        bytes: &[u8],
+        process: Process,
+    ) -> Result<Arc<ScratchFile>> {
+        let private_to = is_numbered(name.as_bytes()).then_some(process);
+        self.create_for(state, name, bytes, private_to)
+    }
+
+    /// The same, for bytes that are kept in case somebody misses them, as long as half of the
+    /// room is left: a thousand refused documents must not take it from the editor that mends
+    /// them.
+    pub fn create_spare(&self, state: QueueState, name: &OsStr, bytes: &[u8]) -> Result<()> {
+        {
+            let budget = self.budget.lock();
+            let after = budget.bytes + bytes.len() as u64;
+            if budget.files >= FILES_MAX / 2 || after > BYTES_MAX / 2 {
+                return Err(full());
+            }
+        }
+        self.create_for(state, name, bytes, None).map(drop)
+    }
+
+    fn create_for(
+        &self,
+        state: QueueState,
+        name: &OsStr,
+        bytes: &[u8],
+        private_to: Option<Process>,
     ) -> Result<Arc<ScratchFile>> {
         if name.len() > NAME_MAX {
             return Err(Refusal::new(
@@ -183,6 +248,7 @@ impl Scratches {
         }
         let file = Arc::new(ScratchFile {
             ino: self.numbers.next(),
+            private_to,
             content: Mutex::new(Content {
                 bytes: bytes.to_vec(),
                 written: Timestamp::now(),
@@ -257,13 +323,21 @@ impl Scratches {
         };
         let mut rescued = Vec::new();
         for ((state, name), file) in due {
-            let bytes = file.bytes();
+            let (bytes, touched) = {
+                let content = file.content.lock();
+                (content.bytes.clone(), content.touched)
+            };
             if !bytes.is_empty() {
                 let path = format!("{state}/{}", name.display());
                 let written = write_out(dir, state, &name, &bytes);
                 let failed = written.is_err();
                 rescued.push((path, written));
+                let mut content = file.content.lock();
                 if failed {
+                    // Tried again after the same time, not at every turn.
+                    content.touched = Instant::now();
+                }
+                if failed || (idle.is_some() && content.touched != touched) {
                     continue;
                 }
             }
@@ -271,6 +345,15 @@ impl Scratches {
         }
         rescued
     }
+}
+
+/// Whether the name is one of `cp --backup=numbered`: `x.json.~12~`.
+fn is_numbered(name: &[u8]) -> bool {
+    let number = name.strip_suffix(b"~").and_then(|name| {
+        let tilde = name.iter().rposition(|byte| *byte == b'~')?;
+        name[..tilde].ends_with(b".").then_some(&name[tilde + 1..])
+    });
+    number.is_some_and(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit))
 }
 
 /// Writes a scratch file's bytes to `dir/STATE.NAME`, or with a number behind it where that name
@@ -364,6 +447,17 @@ mod tests {
         assert_eq!(one_more.unwrap_err().errno, Errno::ENOSPC);
         scratches.unlink(HOLD, OsStr::new("5~")).unwrap();
         scratches.create(HOLD, OsStr::new("one-more"), b"").unwrap();
+    }
+
+    #[test]
+    fn a_rescue_that_fails_keeps_the_file_and_is_not_tried_again_at_once() {
+        let scratches = Scratches::default();
+        let file = scratches.create(HOLD, OsStr::new("x~"), b"x").unwrap();
+        file.content.lock().touched = Instant::now().checked_sub(IDLE).unwrap();
+        let nowhere = Path::new("/proc/nowhere");
+        assert!(scratches.rescue(nowhere, Some(IDLE))[0].1.is_err());
+        assert!(scratches.rescue(nowhere, Some(IDLE)).is_empty());
+        assert!(scratches.get(HOLD, OsStr::new("x~")).is_some());
     }
 
     #[test]

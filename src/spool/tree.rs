@@ -75,7 +75,8 @@ impl Fixed {
 }
 
 impl Text {
-    fn name(self) -> &'static str {
+    /// Its name in the directory of control files.
+    pub fn name(self) -> &'static str {
         match self {
             Text::Errors => "errors",
             Text::Events => "events",

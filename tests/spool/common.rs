@@ -1,0 +1,390 @@
+//! A spool to test: the filesystem, a second connection to its store, and processes that call.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use retryspoolfs::backend::sqlite::SqliteFactory;
+use retryspoolfs::spool::{
+    Attr, Caller, Errno, OpenMode, Options, Ownership, RenameFlags, Result, Spool,
+};
+use retryspoolfs::{Backend, Context, MessageId, MessageMetadata, QueueState, Timestamp, document};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+pub use QueueState::{Active, Archived, Bounce, Deferred, Hold, Incoming};
+
+pub const ROOT: u64 = 1;
+
+/// Opened for writing, nothing else.
+pub const WRITE: OpenMode = OpenMode {
+    write: true,
+    append: false,
+    truncate: false,
+    exclusive: false,
+    sync: false,
+};
+pub const READ: OpenMode = OpenMode {
+    write: false,
+    ..WRITE
+};
+pub const TRUNCATE: OpenMode = OpenMode {
+    truncate: true,
+    ..WRITE
+};
+pub const EXCLUSIVE: OpenMode = OpenMode {
+    exclusive: true,
+    ..WRITE
+};
+
+pub const PLAIN: RenameFlags = RenameFlags {
+    no_replace: false,
+    other: false,
+};
+pub const NO_REPLACE: RenameFlags = RenameFlags {
+    no_replace: true,
+    other: false,
+};
+
+pub fn id(text: &str) -> MessageId {
+    text.parse().unwrap()
+}
+
+pub fn ctx() -> Context {
+    Context::within(Duration::from_secs(10))
+}
+
+/// The inode number of a state's directory, as every mount has it.
+pub fn dir_of(state: QueueState) -> u64 {
+    2 + u64::from(state.number())
+}
+
+/// This very process.
+pub fn me() -> Caller {
+    Caller {
+        uid: 0,
+        gid: 0,
+        pid: std::process::id(),
+    }
+}
+
+/// Another process, which lives until it is told to end.
+pub struct Other(Child);
+
+impl Other {
+    /// A process that waits for the end of its input.
+    pub fn start() -> Other {
+        let child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Other(child)
+    }
+
+    pub fn caller(&self) -> Caller {
+        Caller {
+            pid: self.0.id(),
+            ..me()
+        }
+    }
+
+    /// Ends the process; it is gone when this returns.
+    pub fn end(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A mounted spool without a kernel.
+pub struct Mounted {
+    pub spool: Spool,
+    /// The same file, opened as another program would.
+    pub store: Box<dyn Backend>,
+    pub path: PathBuf,
+    pub scratch_dir: PathBuf,
+    _dir: TempDir,
+}
+
+pub fn options() -> Options {
+    Options {
+        read_only: false,
+        no_delete: false,
+        archived: false,
+        ownership: Ownership {
+            uid: 1000,
+            gid: 100,
+            fmode: 0o600,
+            dmode: 0o700,
+        },
+        control_owner: (0, 0),
+        busy_timeout: Duration::from_secs(1),
+        scratch_dir: None,
+    }
+}
+
+pub fn mounted() -> Mounted {
+    mounted_with(|_| {})
+}
+
+pub fn mounted_with(adjust: impl FnOnce(&mut Options)) -> Mounted {
+    mounted_over(adjust, |store| store)
+}
+
+/// A mount whose store is wrapped first.
+pub fn mounted_over(
+    adjust: impl FnOnce(&mut Options),
+    wrap: impl FnOnce(Box<dyn Backend>) -> Box<dyn Backend>,
+) -> Mounted {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("queue.db");
+    let scratch_dir = dir.path().join("queue.db.scratch");
+    let open = || -> Box<dyn Backend> {
+        Box::new(SqliteFactory::create_if_missing(&path).open().unwrap())
+    };
+    let (inner, store) = (open(), open());
+    let mut options = options();
+    options.scratch_dir = Some(scratch_dir.clone());
+    adjust(&mut options);
+    Mounted {
+        spool: Spool::new(wrap(inner), options),
+        store,
+        path,
+        scratch_dir,
+        _dir: dir,
+    }
+}
+
+/// The same file mounted once more, with other options.
+pub fn again(mounted: &Mounted, adjust: impl FnOnce(&mut Options)) -> Spool {
+    let mut options = options();
+    adjust(&mut options);
+    let factory = SqliteFactory::new(&mounted.path).read_only(options.read_only);
+    Spool::new(Box::new(factory.open().unwrap()), options)
+}
+
+/// A message with round times.
+pub fn message(name: &str, state: QueueState) -> MessageMetadata {
+    MessageMetadata {
+        state,
+        created: Timestamp::new(1_750_000_000, 0).unwrap(),
+        updated: Timestamp::new(1_750_000_100, 0).unwrap(),
+        ..MessageMetadata::new(id(name))
+    }
+}
+
+/// A legal document of a new message.
+pub fn new_document(name: &str) -> String {
+    format!("{{\"ID\": \"{name}\", \"Priority\": 7}}\n")
+}
+
+impl Mounted {
+    /// Stores a message as another program would.
+    pub fn put(&self, name: &str, state: QueueState) -> MessageMetadata {
+        self.store.insert(&ctx(), &message(name, state)).unwrap();
+        self.stored(name).unwrap()
+    }
+
+    pub fn stored(&self, name: &str) -> Option<MessageMetadata> {
+        let found = self.store.get(&ctx(), &id(name)).unwrap();
+        found.map(|stored| stored.metadata)
+    }
+
+    pub fn state(&self, name: &str) -> Option<QueueState> {
+        self.stored(name).map(|stored| stored.state)
+    }
+
+    /// The stored document.
+    pub fn text(&self, name: &str) -> String {
+        String::from_utf8(document::render(&self.stored(name).unwrap())).unwrap()
+    }
+
+    /// Another program changes a message: one more attempt.
+    pub fn change(&self, name: &str) -> MessageMetadata {
+        let mut changed = self.stored(name).unwrap();
+        changed.attempts += 1;
+        self.store.update_meta(&ctx(), &id(name), &changed).unwrap();
+        self.stored(name).unwrap()
+    }
+
+    /// Another program moves a message.
+    pub fn shift(&self, name: &str, from: QueueState, to: QueueState) {
+        self.store.relocate(&ctx(), &id(name), from, to).unwrap();
+    }
+
+    /// A connection of a program that knows nothing of us.
+    pub fn sql(&self) -> Connection {
+        let conn = Connection::open(&self.path).unwrap();
+        conn.busy_timeout(Duration::from_secs(10)).unwrap();
+        conn
+    }
+
+    pub fn lookup(&self, caller: &Caller, state: QueueState, name: &str) -> Result<Attr> {
+        self.spool.lookup(caller, dir_of(state), OsStr::new(name))
+    }
+
+    /// Whether the name is there, for this caller; the lookup is forgotten.
+    pub fn sees(&self, caller: &Caller, state: QueueState, name: &str) -> bool {
+        match self.lookup(caller, state, name) {
+            Ok(attr) => {
+                self.spool.forget(attr.ino, 1);
+                true
+            }
+            Err(refusal) if refusal.errno == Errno::ENOENT => false,
+            Err(refusal) => panic!("{refusal:?}"),
+        }
+    }
+
+    /// Looks a name up and opens it. The lookup is forgotten: the handle alone is left.
+    pub fn open(
+        &self,
+        caller: &Caller,
+        state: QueueState,
+        name: &str,
+        mode: OpenMode,
+    ) -> Result<u64> {
+        let attr = self.lookup(caller, state, name)?;
+        let opened = self.spool.open(caller, attr.ino, mode);
+        self.spool.forget(attr.ino, 1);
+        opened
+    }
+
+    /// Creates a name, or opens what is there as the kernel would.
+    pub fn create(
+        &self,
+        caller: &Caller,
+        state: QueueState,
+        name: &str,
+        mode: OpenMode,
+    ) -> Result<u64> {
+        let (attr, fh) = self
+            .spool
+            .create(caller, dir_of(state), OsStr::new(name), mode)?;
+        self.spool.forget(attr.ino, 1);
+        Ok(fh)
+    }
+
+    /// One close of one descriptor, and the last one.
+    pub fn close(&self, caller: &Caller, fh: u64) -> Result<()> {
+        let closed = self.spool.flush(caller, fh);
+        self.spool.release(fh);
+        closed
+    }
+
+    /// What `tool > x.json` does: open or create, truncate, write, close.
+    pub fn overwrite(
+        &self,
+        caller: &Caller,
+        state: QueueState,
+        name: &str,
+        text: &str,
+    ) -> Result<()> {
+        let fh = match self.open(caller, state, name, TRUNCATE) {
+            Err(refusal) if refusal.errno == Errno::ENOENT => {
+                self.create(caller, state, name, TRUNCATE)?
+            }
+            opened => opened?,
+        };
+        self.spool.write(fh, 0, text.as_bytes())?;
+        self.close(caller, fh)
+    }
+
+    pub fn read(&self, caller: &Caller, state: QueueState, name: &str) -> Result<String> {
+        let fh = self.open(caller, state, name, READ)?;
+        let bytes = self.spool.read(fh, 0, 1 << 20);
+        self.spool.release(fh);
+        Ok(String::from_utf8(bytes?).unwrap())
+    }
+
+    pub fn rename(
+        &self,
+        caller: &Caller,
+        (from, name): (QueueState, &str),
+        (to, new_name): (QueueState, &str),
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let from = (dir_of(from), OsStr::new(name));
+        let to = (dir_of(to), OsStr::new(new_name));
+        self.spool.rename(caller, from, to, flags)
+    }
+
+    pub fn unlink(&self, caller: &Caller, state: QueueState, name: &str) -> Result<()> {
+        self.spool.unlink(caller, dir_of(state), OsStr::new(name))
+    }
+
+    /// The names in a state's directory, `.` and `..` apart.
+    pub fn list(&self, state: QueueState) -> Vec<String> {
+        list(&self.spool, dir_of(state))
+    }
+
+    /// All of `.retryspool/errors`.
+    pub fn errors(&self) -> String {
+        let control = self.spool.lookup(&me(), ROOT, OsStr::new(".retryspool"));
+        let errors = self
+            .spool
+            .lookup(&me(), control.unwrap().ino, OsStr::new("errors"));
+        let fh = self.spool.open(&me(), errors.unwrap().ino, READ).unwrap();
+        let mut text = Vec::new();
+        loop {
+            let part = self.spool.read(fh, text.len() as u64, 4096).unwrap();
+            if part.is_empty() {
+                break;
+            }
+            text.extend(part);
+        }
+        self.spool.release(fh);
+        String::from_utf8(text).unwrap()
+    }
+
+    /// The listing, its count and the directory's size are the same, for every state.
+    pub fn assert_counts_agree(&self) {
+        for state in QueueState::ALL {
+            let listed = if state == Archived {
+                self.store.scan(&ctx(), state, None, 1 << 20).unwrap().len()
+            } else {
+                self.list(state).len()
+            };
+            let size = self.spool.getattr(&me(), dir_of(state), None).unwrap().size;
+            let counter = self.store.state_counter().unwrap();
+            let count = counter.get_state_count(&ctx(), state).unwrap();
+            assert_eq!((listed as u64, size), (count, count), "{state}");
+        }
+    }
+}
+
+/// The names in a directory, `.` and `..` apart.
+pub fn list(spool: &Spool, ino: u64) -> Vec<String> {
+    let fh = spool.opendir(ino).unwrap();
+    let (mut names, mut offset) = (Vec::new(), 0);
+    loop {
+        let before = names.len();
+        spool
+            .readdir(fh, offset, false, &mut |entry| {
+                offset = entry.offset;
+                names.push(entry.name.to_str().unwrap().to_owned());
+                true
+            })
+            .unwrap();
+        if names.len() == before {
+            break;
+        }
+    }
+    spool.releasedir(fh);
+    names.split_off(2)
+}
+
+/// The errno of an operation that must fail.
+#[track_caller]
+pub fn errno<T>(result: Result<T>) -> Errno {
+    match result {
+        Ok(_) => panic!("it was not refused"),
+        Err(refusal) => refusal.errno,
+    }
+}
