@@ -120,8 +120,7 @@ impl Spool {
             self.report_refused(writer, &mut inner, Closing::LAST, &refusal);
         }
         if writer.is_uncommitted() {
-            self.asides
-                .abandoned(writer.state, &writer.id, writer.opener);
+            self.asides.abandoned(writer);
         }
     }
 
@@ -209,7 +208,7 @@ impl Spool {
         });
         // An editor removes now what it created, and puts its backup back, before the last close.
         if writer.is_uncommitted() {
-            self.asides.refused(writer.state, &writer.id, writer.opener);
+            self.asides.refused(writer);
         }
     }
 
