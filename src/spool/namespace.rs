@@ -220,7 +220,7 @@ impl Spool {
         if let Some(writer) = own {
             // What the caller created and has not committed: its draft goes, never a message.
             writer.dropped.store(true, Ordering::Relaxed);
-            self.asides.refused(state, id, writer.opener.process);
+            self.asides.refused(&writer);
             return Ok(());
         }
         if self.asides.hides(state, id, caller) {

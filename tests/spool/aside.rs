@@ -84,6 +84,27 @@ fn vim_writes_and_is_refused() {
     }
 }
 
+/// The kernel's release of a file comes when it likes; an editor that was refused may be back
+/// with another try by then.
+#[test]
+fn after_a_refusal_the_name_can_be_created_again() {
+    let m = mounted();
+    m.put("a", Hold);
+    set_aside(&m, &me(), "a.json", "a.json~");
+    let first = m.create(&me(), Hold, "a.json", EXCLUSIVE).unwrap();
+    assert_eq!(errno(m.create(&me(), Hold, "a.json", EXCLUSIVE)), EEXIST);
+    m.spool.write(first, 0, b"{}").unwrap();
+    assert_eq!(errno(m.spool.flush(&me(), first)), EBADMSG);
+    let second = m.create(&me(), Hold, "a.json", EXCLUSIVE).unwrap();
+    m.spool.release(first);
+    assert_eq!(errno(m.create(&me(), Hold, "a.json", EXCLUSIVE)), EEXIST);
+    m.spool
+        .write(second, 0, new_document("a").as_bytes())
+        .unwrap();
+    m.close(&me(), second).unwrap();
+    assert_eq!(m.stored("a").unwrap().priority, 7);
+}
+
 #[test]
 fn vim_removes_an_unfinished_draft_and_never_the_message() {
     let m = mounted();

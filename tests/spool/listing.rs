@@ -172,12 +172,12 @@ fn who_stays_is_given_once_whatever_happens_meanwhile() {
             }
         }
         // Now and then far back: what was given after that offset is taken back.
-        if turn % 11 == 0 {
-            if let Some(back) = jumps.next().filter(|back| given.contains_key(back)) {
-                reader.offset = back;
-                let at = run.iter().position(|(offset, _)| *offset == back).unwrap();
-                run.truncate(at + 1);
-            }
+        if turn % 11 == 0
+            && let Some(back) = jumps.next().filter(|back| given.contains_key(back))
+        {
+            reader.offset = back;
+            let at = run.iter().position(|(offset, _)| *offset == back).unwrap();
+            run.truncate(at + 1);
         }
     }
     let names: Vec<&String> = run.iter().map(|(_, name)| name).collect();

@@ -133,7 +133,8 @@ struct Handle {
 struct Aside {
     process: usize,
     revision: Timestamp,
-    created: bool,
+    /// The handle that created the name again.
+    created: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -220,13 +221,17 @@ impl Model {
 
     fn hides(&self, id: usize, state: QueueState, process: usize) -> bool {
         let aside = self.asides.get(&(state.number(), id));
-        aside.is_some_and(|aside| aside.process == process && !aside.created)
+        aside.is_some_and(|aside| aside.process == process && aside.created.is_none())
     }
 
-    fn free_again(&mut self, id: usize, state: QueueState, process: usize) {
-        let aside = self.asides.get_mut(&(state.number(), id));
-        if let Some(aside) = aside.filter(|aside| aside.process == process) {
-            aside.created = false;
+    /// The name that a handle created looks free again, unless it was created anew since.
+    fn free_again(&mut self, at: usize) {
+        let h = &self.handles[at];
+        let (key, fh) = ((h.state.number(), h.id), h.fh);
+        if let Some(aside) = self.asides.get_mut(&key)
+            && aside.created == Some(fh)
+        {
+            aside.created = None;
         }
     }
 
@@ -274,6 +279,11 @@ impl Case {
                 self.model.messages.get(&id).copied(),
                 "{name} after {op:?}"
             );
+        }
+        for (process, state) in [(0, Hold), (1, Hold), (0, Deferred)] {
+            let sees = self.m.sees(&caller(process), state, &file(0));
+            let expected = self.model.sees(0, state, process);
+            assert_eq!(sees, expected, "{process} in {state} after {op:?}");
         }
     }
 
@@ -500,7 +510,7 @@ impl Case {
         if is_verdict {
             (h.changed, h.refused, h.incomplete) = (false, Some(errno), incomplete);
             if h.uncommitted {
-                self.model.free_again(id, state, opener);
+                self.model.free_again(at);
             }
         }
         if !incomplete {
@@ -529,8 +539,7 @@ impl Case {
             }
             let h = &self.model.handles[at];
             if h.uncommitted && !h.dropped {
-                let (id, state, opener) = (h.id, h.state, h.opener);
-                self.model.free_again(id, state, opener);
+                self.model.free_again(at);
             }
         }
         self.model.handles.remove(at);
@@ -583,7 +592,7 @@ impl Case {
                 if hidden {
                     let key = (state.number(), id);
                     let aside = self.model.asides.get_mut(&key).unwrap();
-                    aside.created = true;
+                    aside.created = Some(fh);
                     self.model.handles[last].opened = Opened::At(aside.revision);
                     self.model.handles[last].uncommitted = true;
                 } else if stored.is_some() {
@@ -694,7 +703,7 @@ impl Case {
                     .own_writer(id, state, by, |h| h.uncommitted && !h.dropped);
                 if let Some(at) = draft {
                     self.model.handles[at].dropped = true;
-                    self.model.free_again(id, state, by);
+                    self.model.free_again(at);
                     self.expect(op, result, None);
                     return;
                 }
@@ -741,7 +750,7 @@ impl Case {
                     let aside = Aside {
                         process: by,
                         revision: revision.unwrap(),
-                        created: false,
+                        created: None,
                     };
                     self.model.asides.insert((state.number(), id), aside);
                 }
