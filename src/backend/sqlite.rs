@@ -213,7 +213,7 @@ impl SqliteBackend {
     fn change(&self, ctx: &Context, change: Change) -> Result<Revision> {
         let _open = self.enter()?;
         match &self.writer {
-            Some(writer) => writer.submit(change, ctx.deadline()),
+            Some(writer) => writer.submit(change, ctx),
             None => Err(Error::ReadOnly),
         }
     }
@@ -227,7 +227,7 @@ impl SqliteBackend {
         let _open = self.enter()?;
         if let Some(writer) = &self.writer {
             while self.readers.doubtful(ctx.deadline())? {
-                writer.submit(Change::Settle, ctx.deadline())?;
+                writer.submit(Change::Settle, ctx)?;
                 if ctx.expired() {
                     let why = "other programs add IDs faster than they are looked at";
                     return Err(Error::Busy(why.into()));

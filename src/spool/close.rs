@@ -46,7 +46,7 @@ impl<'a> Closing<'a> {
 }
 
 impl Spool {
-    /// One close of one descriptor: the table of closes decides ([`on_close`](super::draft::on_close)).
+    /// One close of one descriptor: the table of closes decides ([`on_close`]).
     pub fn flush(&self, caller: &Caller, fh: u64) -> Result<()> {
         let Some(writer) = self.handles.writer(fh) else {
             return self.handles.get(fh).map(drop);
@@ -145,7 +145,8 @@ impl Spool {
             Close::Nothing => Ok(()),
             Close::Commit(document) => {
                 let commit = commit(&document, inner.opened);
-                match self.commit(&commit, &self.patient(), Waiting::Alone) {
+                let ctx = self.patient().by(writer.actor.clone());
+                match self.commit(&commit, &ctx, Waiting::Alone) {
                     Ok(revision) => {
                         inner.draft.judged();
                         inner.refused = None;

@@ -372,6 +372,7 @@ fn writer(
         id: id.clone(),
         state,
         opener: Opener::of(caller),
+        actor: caller.actor(),
         append: mode.append,
         sync: mode.sync,
         len: AtomicU64::new(draft.len()),

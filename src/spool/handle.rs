@@ -14,6 +14,7 @@ use super::listing::Listing;
 use super::report::TextCursor;
 use super::scratch::ScratchFile;
 use super::tree::Text;
+use crate::backend::Actor;
 use crate::document::updated::Opened;
 use crate::model::{MessageId, QueueState};
 
@@ -49,6 +50,8 @@ pub struct Writer {
     pub state: QueueState,
     /// The process that opened it.
     pub opener: Opener,
+    /// The same, as the store's log names it.
+    pub actor: Actor,
     /// Whether it was opened with `O_APPEND`.
     pub append: bool,
     /// Whether what was closed is to be on disk (`O_SYNC`, `O_DSYNC`).

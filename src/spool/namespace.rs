@@ -74,7 +74,7 @@ impl Spool {
             let from = Target::of(self.dir(parent)?, name);
             let to = Target::of(self.dir(new_parent)?, new_name);
             match plan(from, to, flags)? {
-                Plan::Move(id, from, to) => self.move_message(&id, from, to, flags),
+                Plan::Move(id, from, to) => self.move_message(caller, &id, from, to, flags),
                 Plan::Copy(id, from, to) => {
                     let no_replace = flags.no_replace;
                     self.copy_aside(caller, &id, from, (to, new_name), no_replace)
@@ -107,6 +107,7 @@ impl Spool {
 
     fn move_message(
         &self,
+        caller: &Caller,
         id: &MessageId,
         from: QueueState,
         to: QueueState,
@@ -115,7 +116,8 @@ impl Spool {
         if flags.no_replace && from == to {
             return Err(Refusal::new(Errno::EEXIST, "it has that name already"));
         }
-        let moved = self.store.relocate(&self.hurried(), id, from, to);
+        let ctx = self.hurried().by(caller.actor());
+        let moved = self.store.relocate(&ctx, id, from, to);
         moved.map_err(under_lock)?;
         self.inodes.moved(id, to);
         Ok(())
@@ -156,7 +158,7 @@ impl Spool {
         state: QueueState,
         no_replace: bool,
     ) -> Result<()> {
-        let ctx = self.hurried();
+        let ctx = self.hurried().by(caller.actor());
         let hidden = self.asides.hides(state, id, caller);
         if no_replace {
             let found = self.store.locate(&ctx, id).map_err(under_lock)?;
@@ -232,7 +234,8 @@ impl Spool {
                     .hint("move the message to hold or bounce instead"),
             );
         }
-        let removed = self.store.remove(&self.hurried(), id, state, None);
+        let ctx = self.hurried().by(caller.actor());
+        let removed = self.store.remove(&ctx, id, state, None);
         removed.map_err(under_lock).map(drop)
     }
 

@@ -9,7 +9,7 @@
 use rusqlite::{Connection, OptionalExtension, named_params};
 
 use super::{row, schema};
-use crate::backend::{Error, Result};
+use crate::backend::{Actor, Error, Result};
 use crate::model::{MessageId, MessageMetadata, QueueState, Revision, Timestamp};
 
 /// What a caller gets: the revision that its change made.
@@ -397,6 +397,16 @@ fn made(
         settle(conn, id)?;
     }
     Ok(revision)
+}
+
+/// Says in the log who asked for the change just made.
+pub fn sign(conn: &Connection, actor: &Actor) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "UPDATE rs_log SET uid = ?1, pid = ?2, command = ?3 \
+         WHERE seq = (SELECT max(seq) FROM rs_log)",
+    )?
+    .execute((actor.uid, actor.pid, &actor.command))
+    .map(drop)
 }
 
 /// Moves a doubtful row to its bucket; its revision stays. A side row without a message (another

@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use super::error::from_sqlite;
 use super::open::{self, Access, Place};
 use super::row;
-use crate::backend::{Change, ChangeFeed, Changes, Context, Error, Result};
+use crate::backend::{Actor, Change, ChangeFeed, Changes, Context, Error, Result};
 use crate::model::{MessageId, QueueState, Timestamp};
 
 /// How often a waiting feed asks whether anybody has committed. `PRAGMA data_version` takes one or
@@ -113,11 +113,21 @@ fn newest(conn: &Connection) -> rusqlite::Result<u64> {
         .map(|seq| seq.max(0) as u64)
 }
 
+/// Who made a change, of one that says so.
+fn actor(row: &rusqlite::Row) -> rusqlite::Result<Option<Actor>> {
+    let (uid, pid, command) = (row.get(7)?, row.get(8)?, row.get(9)?);
+    Ok(match (uid, pid, command) {
+        (Some(uid), Some(pid), Some(command)) => Some(Actor { uid, pid, command }),
+        _ => None,
+    })
+}
+
 /// What follows the cursor. Sequence numbers have no gaps, so a gap is what was trimmed, and a log
 /// that ends before the cursor is another log.
 fn read(conn: &Connection, after: u64, limit: usize) -> rusqlite::Result<Changes> {
     let mut query = conn.prepare_cached(
-        "SELECT seq, id, old, new, secs, nanos, at_ms FROM rs_log WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+        "SELECT seq, id, old, new, secs, nanos, at_ms, uid, pid, command \
+         FROM rs_log WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut rows = query.query((after as i64, limit))?;
@@ -150,7 +160,7 @@ fn read(conn: &Connection, after: u64, limit: usize) -> rusqlite::Result<Changes
                 from,
                 to,
                 revision: row::revision(row, 4)?,
-                actor: None,
+                actor: actor(row)?,
                 at: Timestamp::new(ms.div_euclid(1000), nanos).unwrap_or_default(),
             });
         }

@@ -31,7 +31,8 @@ CREATE TABLE rs_state (
 INSERT INTO rs_state (state) VALUES (0), (1), (2), (3), (4), (5), (6), (7);
 
 -- One row a change: the bucket before it (NULL for a new message) and after it (NULL for a removed
--- one), the revision that the change made (of a removed message the last that it had), and when.
+-- one), the revision that the change made (of a removed message the last that it had), and when;
+-- and, of a change by this program, the process that asked for it.
 CREATE TABLE rs_log (
   seq INTEGER PRIMARY KEY,
   id NOT NULL,
@@ -39,7 +40,10 @@ CREATE TABLE rs_log (
   new INTEGER,
   secs INTEGER NOT NULL,
   nanos INTEGER NOT NULL,
-  at_ms INTEGER NOT NULL
+  at_ms INTEGER NOT NULL,
+  uid INTEGER,
+  pid INTEGER,
+  command TEXT
 );
 
 -- Whoever appends to the log makes the change. The newest row is never trimmed.

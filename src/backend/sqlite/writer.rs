@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 
-use super::change::{Answer, Change};
+use super::change::{self, Answer, Change};
 use super::error::{from_sqlite, is_busy, is_full};
 use super::faults::{Faults, Point};
 use super::open::Place;
 use super::reserve;
-use crate::backend::{Error, Result};
+use crate::backend::{Actor, Context, Error, Result};
 
 /// How long one transaction goes on taking changes. With its commit it aims at 5 ms of write
 /// lock: RetrySpool's workers fail at once when they meet it.
@@ -53,6 +53,7 @@ struct Queue {
 /// One caller's change, and its place in the queue.
 struct Ticket {
     change: Change,
+    actor: Option<Actor>,
     deadline: Instant,
     slot: Mutex<Slot>,
     turn: Condvar,
@@ -101,9 +102,11 @@ impl Writer {
     }
 
     /// Makes the change, and returns when it is committed, refused, or out of time.
-    pub fn submit(&self, change: Change, deadline: Instant) -> Answer {
+    pub fn submit(&self, change: Change, ctx: &Context) -> Answer {
+        let deadline = ctx.deadline();
         let ticket = Arc::new(Ticket {
             change,
+            actor: ctx.actor().cloned(),
             deadline,
             slot: Mutex::new(Slot::Waiting),
             turn: Condvar::new(),
@@ -226,7 +229,7 @@ impl Writer {
             let Some(ticket) = self.queue.lock().waiting.pop_front() else {
                 break;
             };
-            let answer = self.run(conn, &ticket.change);
+            let answer = self.run(conn, &ticket);
             batch.0.push((ticket, None));
             match answer {
                 // It was pushed just above.
@@ -255,12 +258,18 @@ impl Writer {
         }
     }
 
-    fn run(&self, conn: &Connection, change: &Change) -> rusqlite::Result<Answer> {
+    fn run(&self, conn: &Connection, ticket: &Ticket) -> rusqlite::Result<Answer> {
+        let Ticket { change, actor, .. } = ticket;
         if change.grows() && reserve::is_short(conn, &self.place) {
             let why = "what is left is kept for moving and removing messages";
             return Ok(Err(Error::StorageFull(why.into())));
         }
-        change.run(conn)
+        let changes_before = conn.total_changes();
+        let answer = change.run(conn)?;
+        if let (Some(actor), true) = (actor, conn.total_changes() > changes_before) {
+            change::sign(conn, actor)?;
+        }
+        Ok(answer)
     }
 
     /// Commits, unless nothing was changed: such a transaction is not worth a commit.
@@ -317,7 +326,7 @@ impl Writer {
     fn alone(&self, conn: &Connection, ticket: &Ticket) -> rusqlite::Result<Answer> {
         super::open::until(ticket.deadline, || begin(conn))?;
         let changes_before = conn.total_changes();
-        let done = self.run(conn, &ticket.change).and_then(|answer| {
+        let done = self.run(conn, ticket).and_then(|answer| {
             self.end(conn, changes_before)?;
             Ok(answer)
         });
