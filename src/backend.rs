@@ -90,6 +90,16 @@ pub enum Error {
 #[derive(Clone, Debug)]
 pub struct Context {
     deadline: Instant,
+    actor: Option<Actor>,
+}
+
+/// The process that asks for a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    pub uid: u32,
+    pub pid: u32,
+    /// The name of its program.
+    pub command: String,
 }
 
 impl Context {
@@ -97,7 +107,21 @@ impl Context {
     pub fn within(limit: Duration) -> Context {
         Context {
             deadline: Instant::now() + limit,
+            actor: None,
         }
+    }
+
+    /// The same, for changes that this process asks for: the log tells so.
+    pub fn by(self, actor: Actor) -> Context {
+        Context {
+            actor: Some(actor),
+            ..self
+        }
+    }
+
+    /// Who asks, where that is known.
+    pub fn actor(&self) -> Option<&Actor> {
+        self.actor.as_ref()
     }
 
     /// When a call must have ended.
@@ -119,6 +143,50 @@ pub struct StateInfo {
     /// When a message last entered it, left it, or changed in it; [`Timestamp::ZERO`] where the
     /// store has seen none.
     pub changed: Timestamp,
+}
+
+/// One change of one message, by whomever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its number in the store's log. Numbers grow in the order of commits.
+    pub seq: u64,
+    /// The message.
+    pub id: MessageId,
+    /// Where it was before; `None` if it was not there.
+    pub from: Option<QueueState>,
+    /// Where it is since; `None` if it was removed.
+    pub to: Option<QueueState>,
+    /// The revision that the change made; of a removed message the last one it had.
+    pub revision: Revision,
+    /// When it was made, by the clock of the host that made it, to the millisecond.
+    pub at: Timestamp,
+    /// Who made it, where that is known: RetrySpool's own writers do not say.
+    pub actor: Option<Actor>,
+}
+
+/// What a feed tells at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// The changes, in the order of their commits.
+    pub changes: Vec<Change>,
+    /// Where to go on from.
+    pub cursor: u64,
+    /// Changes were missed: the log no longer has what followed the caller's cursor, or was begun
+    /// anew. Whatever was remembered of the store has to be read again.
+    pub lost: bool,
+}
+
+/// The changes of a store by all its writers, in the order of their commits.
+///
+/// A caller begins with [`newest`](ChangeFeed::newest) and goes on from the cursor that each call
+/// gives. The log is bounded: who falls behind is told so ([`Changes::lost`]).
+pub trait ChangeFeed: Send + Sync {
+    /// The cursor behind the newest change.
+    fn newest(&self, ctx: &Context) -> Result<u64>;
+
+    /// At most `limit` changes after the cursor. If there are none yet it waits for one, and
+    /// gives none if the deadline passes first.
+    fn changes(&self, ctx: &Context, after: u64, limit: usize) -> Result<Changes>;
 }
 
 /// The disk or service that a store is on.
@@ -155,8 +223,8 @@ pub trait Backend: Send + Sync {
         }
     }
 
-    /// Replaces the metadata of a stored message, its state included; Created stays as stored.
-    /// [`Error::NotFound`] if there is none.
+    /// Replaces the metadata of a stored message, its state included; Created stays as stored. An
+    /// Updated of [`Timestamp::ZERO`] becomes now. [`Error::NotFound`] if there is none.
     fn update_meta(&self, ctx: &Context, id: &MessageId, metadata: &MessageMetadata) -> Result<()>;
 
     /// Removes the message, in whatever state; [`Error::NotFound`] if there is none.
@@ -189,6 +257,9 @@ pub trait Backend: Send + Sync {
 
     /// This store's counter, if it can count without listing.
     fn state_counter(&self) -> Option<&dyn StateCounterBackend>;
+
+    /// This store's feed of changes, if it knows what other writers do.
+    fn change_feed(&self) -> Option<&dyn ChangeFeed>;
 
     /// The message of that ID with its revision, or `None`.
     fn get(&self, ctx: &Context, id: &MessageId) -> Result<Option<Stored>>;

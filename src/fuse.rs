@@ -18,25 +18,54 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::spool::{Attr, Caller, DirEntry, OpenMode, Refusal, Spool};
+use crate::spool::{self, Attr, Caller, DirEntry, OpenMode, Refusal, Spool, Validity};
 
+use options::MountOptions;
+
+mod kernel;
 pub mod options;
 pub mod session;
 
-/// Names and attributes are asked for again each time: without word from the store of what others
-/// changed, nothing that was answered once may be believed.
-const TTL: Duration = Duration::ZERO;
 const GENERATION: Generation = Generation(0);
 /// The longest write that one request carries. A document is at most this long.
 const MAX_WRITE: u32 = 1 << 20;
 
 /// A spool as fuser wants it.
-pub struct Adapter(Arc<Spool>);
+pub struct Adapter(Arc<Spool>, MountOptions);
 
 impl Adapter {
     /// The adapter of a spool.
-    pub fn new(spool: Arc<Spool>) -> Adapter {
-        Adapter(spool)
+    pub fn new(spool: Arc<Spool>, options: MountOptions) -> Adapter {
+        Adapter(spool, options)
+    }
+
+    /// For how long this kernel may remember: for long, where it can be told to forget.
+    fn validity(&self, minor: u32) -> Validity {
+        let second = Duration::from_secs(1);
+        let kept = match (self.0.has_feed(), minor >= kernel::EPOCH_MINOR) {
+            (true, true) => Validity {
+                names: spool::VALID,
+                attributes: spool::VALID,
+            },
+            // A rename leaves the kernel with a name for another inode, which only dropping all
+            // names takes away in time.
+            (true, false) => Validity {
+                names: Duration::ZERO,
+                attributes: second,
+            },
+            (false, true) => Validity {
+                names: second,
+                attributes: second,
+            },
+            (false, false) => Validity {
+                names: Duration::ZERO,
+                attributes: second,
+            },
+        };
+        Validity {
+            names: self.1.entry_timeout.unwrap_or(kept.names),
+            attributes: self.1.attr_timeout.unwrap_or(kept.attributes),
+        }
     }
 }
 
@@ -83,6 +112,11 @@ fn file_attr(attr: &Attr) -> FileAttr {
     }
 }
 
+/// Where the protocol has one time for name and attributes.
+fn shorter(attr: &Attr) -> Duration {
+    attr.validity.names.min(attr.validity.attributes)
+}
+
 fn kind(is_dir: bool) -> FileType {
     if is_dir {
         FileType::Directory
@@ -114,17 +148,18 @@ impl Filesystem for Adapter {
             let _ = config.add_capabilities(wanted);
         }
         let _ = config.set_max_write(MAX_WRITE);
+        let version = config.kernel_abi();
+        self.0.set_validity(self.validity(version.1));
         Ok(())
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         guarded(|| {
             let found = self.0.lookup(&caller(request), parent.0, name);
-            answer!(reply, found, |attr| reply.entry(
-                &TTL,
-                &file_attr(&attr),
-                GENERATION
-            ));
+            answer!(reply, found, |attr| {
+                let Validity { names, attributes } = attr.validity;
+                reply.entry_with_ttls(&attributes, &names, &file_attr(&attr), GENERATION)
+            });
         });
     }
 
@@ -135,7 +170,8 @@ impl Filesystem for Adapter {
     fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         guarded(|| {
             let attr = self.0.getattr(&caller(request), ino.0, fh.map(|fh| fh.0));
-            answer!(reply, attr, |attr| reply.attr(&TTL, &file_attr(&attr)));
+            answer!(reply, attr, |attr| reply
+                .attr(&attr.validity.attributes, &file_attr(&attr)));
         });
     }
 
@@ -160,7 +196,8 @@ impl Filesystem for Adapter {
         guarded(|| {
             let fh = fh.map(|fh| fh.0);
             let attr = self.0.setattr(&caller(request), ino.0, fh, size);
-            answer!(reply, attr, |attr| reply.attr(&TTL, &file_attr(&attr)));
+            answer!(reply, attr, |attr| reply
+                .attr(&attr.validity.attributes, &file_attr(&attr)));
         });
     }
 
@@ -308,7 +345,13 @@ impl Filesystem for Adapter {
             let created = self.0.create(&caller(request), parent.0, name, mode);
             answer!(reply, created, |(attr, fh)| {
                 let flags = fopen_flags(self.0.is_judged_at_close(fh));
-                reply.created(&TTL, &file_attr(&attr), GENERATION, FileHandle(fh), flags);
+                reply.created(
+                    &shorter(&attr),
+                    &file_attr(&attr),
+                    GENERATION,
+                    FileHandle(fh),
+                    flags,
+                );
             });
         });
     }
@@ -434,8 +477,16 @@ impl Filesystem for Adapter {
             let mut sink = |entry: &DirEntry| {
                 // The core gives attributes to each entry of such a listing.
                 entry.attr.as_ref().is_some_and(|attr| {
+                    let valid = shorter(attr);
                     let attr = file_attr(attr);
-                    !reply.add(attr.ino, entry.offset, entry.name, &TTL, &attr, GENERATION)
+                    !reply.add(
+                        attr.ino,
+                        entry.offset,
+                        entry.name,
+                        &valid,
+                        &attr,
+                        GENERATION,
+                    )
                 })
             };
             let read = self.0.readdir(fh.0, offset, true, &mut sink);

@@ -19,6 +19,7 @@ use crate::model::{QueueState, Timestamp};
 
 mod aside;
 mod attr;
+mod cache;
 mod caller;
 mod close;
 mod commit;
@@ -36,6 +37,7 @@ mod tree;
 mod xattr;
 
 pub use attr::{Attr, Ownership};
+pub use cache::{Follower, Invalidator, VALID, Validity};
 pub use caller::{Caller, Process};
 pub use draft::{Close, Closer, Content, Draft, on_close};
 pub use error::{Errno, Refusal, Result, Waiting, refusal};
@@ -46,6 +48,7 @@ pub use namespace::RenameFlags;
 pub use tree::CONTROL;
 
 use aside::Asides;
+use cache::Cache;
 use commit::OwnWrites;
 use handle::Handles;
 use inode::Inodes;
@@ -94,6 +97,7 @@ pub struct Spool {
     asides: Asides,
     own: OwnWrites,
     report: Report,
+    cache: Cache,
     started: Timestamp,
 }
 
@@ -118,6 +122,7 @@ impl Spool {
             asides: Asides::default(),
             own: OwnWrites::default(),
             report: Report::default(),
+            cache: Cache::default(),
             started: Timestamp::now(),
         }
     }

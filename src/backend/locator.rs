@@ -8,11 +8,17 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::{Backend, Error, Result};
+
+/// Hears how far the preparation of a file is that RetrySpool made: messages done, and all of
+/// them. [`ControlFlow::Break`] stops it; the next open goes on from there.
+pub type Progress = Arc<dyn Fn(u64, u64) -> ControlFlow<()> + Send + Sync>;
 
 /// Where a spool is.
 ///
@@ -83,6 +89,15 @@ impl Locator {
 
     /// Opens the store.
     pub fn open(&self, options: OpenOptions) -> Result<Box<dyn Backend>> {
+        self.open_with(options, None)
+    }
+
+    /// Opens the store; `progress` hears how far the preparation of a large file is.
+    pub fn open_with(
+        &self,
+        options: OpenOptions,
+        progress: Option<Progress>,
+    ) -> Result<Box<dyn Backend>> {
         match self {
             #[cfg(feature = "sqlite")]
             Locator::Sqlite(path) => {
@@ -92,13 +107,17 @@ impl Locator {
                     true => SqliteFactory::create_if_missing(path),
                     false => SqliteFactory::new(path),
                 };
-                factory
-                    .read_only(options.read_only)
-                    .sync(options.sync)
-                    .create()
+                let factory = factory.read_only(options.read_only).sync(options.sync);
+                match progress {
+                    Some(progress) => factory.on_progress(progress).create(),
+                    None => factory.create(),
+                }
             }
             #[cfg(not(feature = "sqlite"))]
-            Locator::Sqlite(_) => Err(Error::Unavailable("this build has no SQLite store".into())),
+            Locator::Sqlite(_) => {
+                let _ = (options, progress);
+                Err(Error::Unavailable("this build has no SQLite store".into()))
+            }
         }
     }
 }

@@ -7,15 +7,18 @@
 //! Must not know: documents, files of a mount.
 //!
 //! The parts: `schema` (the tables), `open` (which files are accepted), `prepare` (a RetrySpool
-//! file's first time), `change` and `writer` (what is written, and how writes share a commit),
-//! `reader`, `views` and `row` (what is read), `flush` (what is on the disk), `error`.
+//! file's first time), `reserve` (room for a full disk), `change` and `writer` (what is written, and how writes share a commit),
+//! `reader`, `views` and `row` (what is read), `feed` (what changed), `flush` (what is on the disk), `error`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 
-use super::{Backend, Context, Error, Factory, Result, Space, StateCounterBackend, StateInfo};
+use super::locator::Progress;
+use super::{
+    Backend, ChangeFeed, Context, Error, Factory, Result, Space, StateCounterBackend, StateInfo,
+};
 use crate::model::{
     MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState, Revision,
     Stored, Timestamp,
@@ -25,9 +28,12 @@ mod change;
 mod error;
 #[doc(hidden)]
 pub mod faults;
+mod feed;
 mod flush;
 mod open;
+mod prepare;
 mod reader;
+mod reserve;
 mod row;
 #[doc(hidden)]
 pub mod schema;
@@ -36,6 +42,7 @@ mod writer;
 
 use change::Change;
 use faults::Faults;
+use feed::Feed;
 use flush::Flusher;
 use open::{Access, Place};
 use reader::Readers;
@@ -58,6 +65,7 @@ pub struct SqliteFactory {
     create: bool,
     read_only: bool,
     sync: bool,
+    on_progress: Option<Progress>,
 }
 
 impl SqliteFactory {
@@ -68,6 +76,7 @@ impl SqliteFactory {
             create: false,
             read_only: false,
             sync: false,
+            on_progress: None,
         }
     }
 
@@ -88,6 +97,12 @@ impl SqliteFactory {
     /// Whether every change is on the disk when its call returns.
     pub fn sync(mut self, sync: bool) -> SqliteFactory {
         self.sync = sync;
+        self
+    }
+
+    /// Who hears how far the preparation of a file is that RetrySpool made.
+    pub fn on_progress(mut self, progress: Progress) -> SqliteFactory {
+        self.on_progress = Some(progress);
         self
     }
 
@@ -125,6 +140,8 @@ pub struct SqliteBackend {
     writer: Option<Writer>,
     readers: Readers,
     flusher: Flusher,
+    /// `None` for a file that has no log.
+    feed: Option<Feed>,
     faults: Arc<Faults>,
     /// Whether the store is open. Every call holds it for reading, and closing for writing.
     is_open: RwLock<bool>,
@@ -159,6 +176,8 @@ impl SqliteBackend {
                 !options.read_only || verdict == Verdict::Ready,
             ),
             flusher: Flusher::new(place.clone(), Arc::clone(&faults)),
+            feed: (!options.read_only || verdict == Verdict::Ready)
+                .then(|| Feed::new(place.clone(), options.read_only)),
             place,
             writer,
             faults,
@@ -209,6 +228,10 @@ impl SqliteBackend {
         if let Some(writer) = &self.writer {
             while self.readers.doubtful(ctx.deadline())? {
                 writer.submit(Change::Settle, ctx.deadline())?;
+                if ctx.expired() {
+                    let why = "other programs add IDs faster than they are looked at";
+                    return Err(Error::Busy(why.into()));
+                }
             }
         }
         self.readers.run_settled(ctx.deadline(), query)
@@ -229,18 +252,20 @@ fn writer(
         },
     )
     .map_err(error::from_sqlite)?;
-    open::enable_wal(&conn)?;
+    if open::enable_wal(&conn)? && *verdict == Verdict::Unprepared {
+        tracing::info!(
+            "{}: the write-ahead log is turned on",
+            place.path().display()
+        );
+    }
     match verdict {
         Verdict::Empty => open::create(&conn).map_err(error::from_sqlite)?,
         Verdict::Ready => schema::migrate(&conn).map_err(error::from_sqlite)?,
-        Verdict::Unprepared => {
-            return Err(Error::Unavailable(
-                "a file that RetrySpool made can't be prepared yet".into(),
-            ));
-        }
+        Verdict::Unprepared => prepare::prepare(&conn, options.on_progress.as_ref())?,
         // Refused before.
         Verdict::Refused(why) => return Err(Error::Unavailable(why.clone())),
     }
+    reserve::reserve(&conn, place);
     open::sync_directory(place)?;
     Writer::new(place.clone(), conn, Arc::clone(faults)).map_err(error::from_sqlite)
 }
@@ -276,11 +301,18 @@ impl Backend for SqliteBackend {
         }
         // Readers first: the last connection to close writes the log into the file.
         self.readers.close();
+        if let Some(feed) = &self.feed {
+            feed.close();
+        }
         self.writer.as_ref().map_or(Ok(()), Writer::close)
     }
 
     fn state_counter(&self) -> Option<&dyn StateCounterBackend> {
         Some(self)
+    }
+
+    fn change_feed(&self) -> Option<&dyn ChangeFeed> {
+        self.feed.as_ref().map(|feed| feed as &dyn ChangeFeed)
     }
 
     fn get(&self, ctx: &Context, id: &MessageId) -> Result<Option<Stored>> {
@@ -383,6 +415,14 @@ impl Backend for SqliteBackend {
 }
 
 impl StateCounterBackend for SqliteBackend {}
+
+impl Drop for SqliteBackend {
+    fn drop(&mut self) {
+        if let Err(e) = self.close() {
+            tracing::warn!("{}: {e}", self.place.path().display());
+        }
+    }
+}
 
 /// The metadata under the ID that the caller names.
 fn named(id: &MessageId, metadata: &MessageMetadata) -> MessageMetadata {

@@ -11,7 +11,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 static DETACHED: AtomicBool = AtomicBool::new(false);
 
-/// Begins to log: this program's lines from "info" on, its libraries' from "warn" on.
+/// Begins to log: this program's lines from "info" on, its libraries' from "warn" on, but none of
+/// fuser's, which tells of each request that it has no handler for and of each that the kernel
+/// gave up.
 pub fn begin() {
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(Lines)
@@ -20,7 +22,8 @@ pub fn begin() {
         .without_time();
     let levels = Targets::new()
         .with_default(LevelFilter::WARN)
-        .with_target("retryspoolfs", LevelFilter::INFO);
+        .with_target("retryspoolfs", LevelFilter::INFO)
+        .with_target("fuser", LevelFilter::OFF);
     // Only the first call of a process counts.
     let _ = tracing_subscriber::registry()
         .with(lines.with_filter(levels))

@@ -1,5 +1,6 @@
 //! Mount options: what stands behind `-o`.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// The options of a mount, as typed.
@@ -30,6 +31,12 @@ pub struct MountOptions {
     /// `busy_timeout=`: how long a rename, create or unlink waits for a busy store, in seconds
     /// (0.001 to 60; one second if not given).
     pub busy_timeout: Option<Duration>,
+    /// `entry_timeout=`: for how long the kernel may remember that a name exists, in seconds (0 to
+    /// 3600). If not given: a minute where the store tells of others' changes and the kernel can
+    /// be told, at most a second elsewhere.
+    pub entry_timeout: Option<Duration>,
+    /// `attr_timeout=`: likewise for attributes.
+    pub attr_timeout: Option<Duration>,
 }
 
 /// What mount(8) and fstab use for themselves, and what this mount does anyway.
@@ -89,7 +96,15 @@ impl MountOptions {
             ("umask", Some(value)) => self.umask = Some(octal(option, value)?),
             ("fmode", Some(value)) => self.fmode = Some(octal(option, value)?),
             ("dmode", Some(value)) => self.dmode = Some(octal(option, value)?),
-            ("busy_timeout", Some(value)) => self.busy_timeout = Some(seconds(option, value)?),
+            ("busy_timeout", Some(value)) => {
+                self.busy_timeout = Some(seconds(option, value, 0.001..=60.0)?);
+            }
+            ("entry_timeout", Some(value)) => {
+                self.entry_timeout = Some(seconds(option, value, 0.0..=3600.0)?);
+            }
+            ("attr_timeout", Some(value)) => {
+                self.attr_timeout = Some(seconds(option, value, 0.0..=3600.0)?);
+            }
             ("comment", Some(_)) => {}
             (name, None) if IGNORED.contains(&name) => {}
             (name, _) if name.starts_with("x-") => {}
@@ -140,13 +155,14 @@ fn octal(option: &str, value: &str) -> Result<u16, String> {
         .ok_or_else(|| format!("mount option {option:?}: octal permissions are wanted, 0 to 777"))
 }
 
-fn seconds(option: &str, value: &str) -> Result<Duration, String> {
+fn seconds(option: &str, value: &str, range: RangeInclusive<f64>) -> Result<Duration, String> {
+    let (least, most) = (range.start(), range.end());
     value
         .parse()
         .ok()
-        .filter(|seconds| (0.001..=60.0).contains(seconds))
+        .filter(|seconds| range.contains(seconds))
         .map(Duration::from_secs_f64)
-        .ok_or_else(|| format!("mount option {option:?}: seconds are wanted, 0.001 to 60"))
+        .ok_or_else(|| format!("mount option {option:?}: seconds are wanted, {least} to {most}"))
 }
 
 #[cfg(test)]

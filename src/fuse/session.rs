@@ -15,9 +15,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::Adapter;
+use super::kernel::Kernel;
 use super::options::MountOptions;
 use crate::backend::Backend;
-use crate::spool::{Options, Ownership, Spool};
+use crate::spool::{Follower, Options, Ownership, Spool};
 
 /// Threads that serve requests. A request may wait for a busy store, so there are more than cores.
 const THREADS: usize = 8;
@@ -78,14 +79,14 @@ fn mounted_at(path: &Path) -> Option<String> {
     for line in table.split(|byte| *byte == b'\n') {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
         let dash = fields.iter().position(|field| *field == b"-");
-        if let (Some(target), Some(dash)) = (fields.get(4), dash) {
-            if *target == wanted {
-                // The last one lies on top.
-                let kind = fields.get(dash + 1).copied().unwrap_or_default();
-                let source = fields.get(dash + 2).copied().unwrap_or_default();
-                found = (kind == b"fuse.retryspoolfs")
-                    .then(|| String::from_utf8_lossy(source).into_owned());
-            }
+        if let (Some(target), Some(dash)) = (fields.get(4), dash)
+            && *target == wanted
+        {
+            // The last one lies on top.
+            let kind = fields.get(dash + 1).copied().unwrap_or_default();
+            let source = fields.get(dash + 2).copied().unwrap_or_default();
+            found = (kind == b"fuse.retryspoolfs")
+                .then(|| String::from_utf8_lossy(source).into_owned());
         }
     }
     found
@@ -130,7 +131,8 @@ impl Mount {
         };
         let spool = Arc::new(Spool::new(self.store, options));
         let config = config(&self.source, &self.options, uid);
-        let session = fuser::Session::new(Adapter::new(spool.clone()), &self.mountpoint, &config);
+        let adapter = Adapter::new(spool.clone(), self.options);
+        let session = fuser::Session::new(adapter, &self.mountpoint, &config);
         let session = match session {
             Ok(session) => session,
             Err(error) => {
@@ -138,7 +140,19 @@ impl Mount {
                 return Err(explain(&error, &shown));
             }
         };
+        let kernel = Kernel::of(&session).map_err(|error| format!("mount {shown}: {error}"))?;
+        spool.set_invalidator(Box::new(kernel));
         let ended = Arc::new(AtomicBool::new(false));
+        // It stands at the newest change before the first request is answered.
+        let mut follower = Follower::default();
+        if let Err(error) = spool.follow(&mut follower, Duration::ZERO) {
+            spool.close();
+            return Err(format!("mount {shown}: {error}"));
+        }
+        let follower = thread::spawn({
+            let (spool, ended) = (spool.clone(), ended.clone());
+            move || follow(&spool, follower, &ended)
+        });
         let mut signals = Signals::new([SIGTERM, SIGINT])
             .map_err(|error| format!("mount {shown}: signals can't be caught: {error}"))?;
         let stop = signals.handle();
@@ -159,15 +173,51 @@ impl Mount {
                 }
             }
         });
-        ready();
-        let served = session.run();
+        let served = serve(session, ready);
         ended.store(true, Ordering::Relaxed);
         tidier.thread().unpark();
         stop.close();
-        let _ = (tidier.join(), waiter.join());
+        let _ = (tidier.join(), waiter.join(), follower.join());
         spool.release_all();
         spool.close();
-        served.map_err(|error| format!("mount {shown}: {error}"))
+        served.map_err(|error| {
+            // Whatever ended it, a mount that nobody serves must not stay.
+            let _ = detach(&self.mountpoint);
+            format!("mount {shown}: {error}")
+        })
+    }
+}
+
+/// Serves requests until the mount is gone.
+///
+/// fuser unmounts a session's mountpoint when the session is dropped, also after somebody else
+/// unmounted it, and would take away what was mounted there since: the next mount of the same
+/// spool. So its handle on the mount is leaked, and every unmount here is one that was asked for.
+fn serve(session: fuser::Session<Adapter>, ready: impl FnOnce()) -> io::Result<()> {
+    let mut running = session.spawn()?;
+    let nobody = thread::spawn(|| Ok(()));
+    let server = std::mem::replace(&mut running.guard, nobody);
+    std::mem::forget(running);
+    ready();
+    server
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("a thread of the mount ended in a panic")))
+}
+
+/// Follows the store's changes until the mount ends.
+fn follow(spool: &Spool, mut follower: Follower, ended: &AtomicBool) {
+    let mut healthy = true;
+    while !ended.load(Ordering::Relaxed) {
+        match spool.follow(&mut follower, Duration::from_millis(250)) {
+            Ok(()) => healthy = true,
+            Err(error) => {
+                if std::mem::replace(&mut healthy, false) {
+                    tracing::error!(target: "retryspoolfs", "changes by other programs can't be followed: {error}");
+                }
+                spool.forget_all();
+                thread::park_timeout(Duration::from_secs(1));
+            }
+        }
     }
 }
 
@@ -201,13 +251,16 @@ fn config(source: &str, options: &MountOptions, uid: u32) -> Config {
 
 /// What can be known to fail before anything is tried.
 fn check_permission(uid: u32, options: &MountOptions) -> Result<(), Failure> {
-    match fs::metadata("/dev/fuse") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(
-                "/dev/fuse does not exist: the kernel has no FUSE; try: modprobe fuse".into(),
-            );
-        }
-        _ => {}
+    if let Err(error) = fs::File::options().read(true).write(true).open("/dev/fuse") {
+        return Err(match error.kind() {
+            io::ErrorKind::NotFound => {
+                "/dev/fuse does not exist: the kernel has no FUSE; try: modprobe fuse".to_owned()
+            }
+            io::ErrorKind::PermissionDenied => {
+                "/dev/fuse may not be opened by this user; an administrator allows it: chmod 0666 /dev/fuse".to_owned()
+            }
+            _ => format!("/dev/fuse: {error}"),
+        });
     }
     if uid != 0 && options.allow_other {
         let conf = fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
@@ -225,9 +278,9 @@ fn explain(error: &io::Error, mountpoint: &str) -> Failure {
         io::ErrorKind::NotFound if text.contains("os error 2") => format!(
             "mount {mountpoint}: fusermount3 is not installed, and only root mounts without it; install it: apt-get install fuse3"
         ),
-        io::ErrorKind::PermissionDenied => format!(
-            "mount {mountpoint}: {text}; /dev/fuse and the mountpoint have to be yours to use"
-        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("mount {mountpoint}: {text}; the mountpoint has to be a directory of yours")
+        }
         _ => format!("mount {mountpoint}: {text}"),
     }
 }

@@ -66,6 +66,13 @@ impl Asides {
             .is_some_and(|aside| aside.created.is_none())
     }
 
+    /// Whether the name means one thing to one process and another to all others: nobody may
+    /// remember it then.
+    pub fn is_aside(&self, state: QueueState, id: &MessageId) -> bool {
+        let table = self.table.lock();
+        !table.is_empty() && table.contains_key(&(state, id.clone()))
+    }
+
     /// The caller creates the name: the revision that it updates. The name is not free any more.
     pub fn create(
         &self,
@@ -99,7 +106,7 @@ impl Asides {
         let Some(creation) = writer.aside else {
             return;
         };
-        self.change(writer.state, &writer.id, writer.opener, |aside| {
+        self.change(writer.state, &writer.id, writer.opener.process, |aside| {
             if aside.created == Some(creation) {
                 aside.created = None;
                 change(aside);

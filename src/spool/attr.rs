@@ -1,5 +1,8 @@
 //! Attributes, as plain values.
 
+use std::time::Duration;
+
+use super::cache::Validity;
 use crate::backend::StateInfo;
 use crate::document;
 use crate::model::{Stored, Timestamp};
@@ -20,6 +23,16 @@ pub struct Attr {
     pub nlink: u32,
     pub uid: u32,
     pub gid: u32,
+    /// For how long the kernel may remember these, and the name they were found by.
+    pub validity: Validity,
+}
+
+impl Attr {
+    /// The same, valid as long as `names` and `attributes` say.
+    pub fn valid(self, names: Duration, attributes: Duration) -> Attr {
+        let validity = Validity { names, attributes };
+        Attr { validity, ..self }
+    }
 }
 
 /// Who owns what the mount shows, and with which permissions.
@@ -82,6 +95,7 @@ impl Ownership {
             nlink: 1,
             uid: self.uid,
             gid: self.gid,
+            validity: Validity::default(),
         }
     }
 
@@ -98,6 +112,7 @@ impl Ownership {
             nlink: 2 + subdirs as u32,
             uid: self.uid,
             gid: self.gid,
+            validity: Validity::default(),
         }
     }
 }

@@ -1,6 +1,13 @@
 //! Who asks: made once for each request, and compared by process, not by thread.
+//!
+//! Must not, in the answer to a close, read `/proc/PID/stat` of the process that closes: an
+//! execve(2) closes descriptors while it holds the lock that this read waits for, and both would
+//! wait for ever. `/proc/PID/status` and a pidfd take no such lock.
 
 use std::fs;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use crate::backend::Actor;
 
 /// The task behind a request, as the kernel names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +29,14 @@ pub struct Process {
 }
 
 impl Caller {
-    /// The caller's process. It can still be read while the process exits or was killed.
+    /// The caller's thread group. It can still be read while the process exits or was killed.
+    pub fn thread_group(&self) -> u32 {
+        thread_group(self.pid).unwrap_or(self.pid)
+    }
+
+    /// The caller's process. Not to be asked for while a close is answered.
     pub fn process(&self) -> Process {
-        let tgid = thread_group(self.pid).unwrap_or(self.pid);
+        let tgid = self.thread_group();
         Process {
             tgid,
             start: start_time(tgid).unwrap_or(0),
@@ -33,75 +45,117 @@ impl Caller {
 
     /// The name of the caller's program, for people; `?` where it can't be read.
     pub fn command(&self) -> String {
-        match fs::read_to_string(format!("/proc/{}/comm", self.pid)) {
-            Ok(name) if self.pid != 0 => name.trim_end().to_owned(),
+        match fs::read(format!("/proc/{}/comm", self.pid)) {
+            Ok(name) if self.pid != 0 => String::from_utf8_lossy(&name).trim_end().to_owned(),
             _ => "?".to_owned(),
+        }
+    }
+
+    /// The caller, as the store's log names it.
+    pub fn actor(&self) -> Actor {
+        Actor {
+            uid: self.uid,
+            pid: self.thread_group(),
+            command: self.command(),
         }
     }
 }
 
-impl Process {
-    /// Whether it still runs: neither gone nor a zombie.
-    pub fn is_alive(self) -> bool {
-        stat(self.tgid).is_some_and(|(state, start)| start == self.start && !"ZX".contains(state))
+/// The process that opened a file: known again for as long as it lives.
+#[derive(Debug)]
+pub struct Opener {
+    /// Who it is.
+    pub process: Process,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Opener {
+    /// The caller's process.
+    pub fn of(caller: &Caller) -> Opener {
+        let process = caller.process();
+        // SAFETY: the call takes two numbers; the descriptor that it gives is nobody else's.
+        let pidfd = unsafe {
+            let fd = libc::syscall(libc::SYS_pidfd_open, process.tgid, 0) as i32;
+            (fd >= 0).then(|| OwnedFd::from_raw_fd(fd))
+        };
+        Opener { process, pidfd }
+    }
+
+    /// Whether the caller is that process.
+    pub fn is(&self, caller: &Caller) -> bool {
+        self.process.tgid == caller.thread_group() && self.is_alive()
+    }
+
+    /// Whether it still runs. One that is exiting does, until it has closed its files.
+    pub fn is_alive(&self) -> bool {
+        match &self.pidfd {
+            Some(pidfd) => {
+                let mut poll = libc::pollfd {
+                    fd: pidfd.as_raw_fd(),
+                    events: libc::POLLIN,
+                    revents: 0,
+                };
+                // SAFETY: one pollfd, as said. A pidfd is readable once its process has ended.
+                unsafe { libc::poll(&mut poll, 1, 0) == 0 }
+            }
+            // It ended before it could be looked at; or the caller has no process that can be seen.
+            None => self.process.tgid == 0,
+        }
     }
 }
 
 fn thread_group(pid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+    // The first line is the program's name, in whatever bytes it chose.
+    let status = String::from_utf8_lossy(&status);
     let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
     line.trim().parse().ok()
 }
 
+/// Field 22 of proc(5)'s stat; the command before it may hold spaces and parentheses.
 fn start_time(tgid: u32) -> Option<u64> {
-    stat(tgid).map(|(_, start)| start)
-}
-
-/// State and start time, fields 3 and 22 of proc(5)'s stat; the command before them may hold
-/// spaces and parentheses.
-fn stat(tgid: u32) -> Option<(char, u64)> {
-    let stat = fs::read_to_string(format!("/proc/{tgid}/stat")).ok()?;
+    let stat = fs::read(format!("/proc/{tgid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    let start = fields.nth(18)?.parse().ok()?;
-    Some((state, start))
+    fields.nth(19)?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn caller(pid: u32) -> Caller {
+        Caller {
+            uid: 0,
+            gid: 0,
+            pid,
+        }
+    }
+
     #[test]
     fn threads_of_one_process_are_one_caller() {
-        let here = Caller {
-            uid: 0,
-            gid: 0,
-            pid: std::process::id(),
-        };
-        let thread = std::thread::spawn(|| Caller {
-            uid: 0,
-            gid: 0,
+        let here = caller(std::process::id()).process();
+        assert_eq!(here.tgid, std::process::id());
+        assert!(here.start > 0);
+        let thread = std::thread::spawn(|| {
             // SAFETY: gettid has no preconditions.
-            pid: unsafe { libc::gettid() } as u32,
+            caller(unsafe { libc::gettid() } as u32).process()
         });
-        // The thread has ended, so its ID may be unknown by now; a living one is compared.
-        drop(thread.join());
-        let process = here.process();
-        assert_eq!(process.tgid, here.pid);
-        assert!(process.start > 0 && process.is_alive());
-        let living = std::thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    let pid = unsafe { libc::gettid() } as u32;
-                    Caller { pid, ..here }.process()
-                })
-                .join()
-        });
-        assert_eq!(living.unwrap(), process);
-        let earlier = Process {
-            start: process.start - 1,
-            ..process
-        };
-        assert!(!earlier.is_alive());
+        assert_eq!(thread.join().unwrap(), here);
+    }
+
+    #[test]
+    fn an_opener_is_known_until_it_ends() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let child_caller = caller(child.id());
+        let opener = Opener::of(&child_caller);
+        assert!(opener.is(&child_caller) && opener.is_alive());
+        assert!(!opener.is(&caller(std::process::id())));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(!opener.is(&child_caller) && !opener.is_alive());
     }
 }

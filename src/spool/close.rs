@@ -1,6 +1,6 @@
 //! Closes: when a writer's bytes become a message, and who is told when they don't.
 //!
-//! Owns: SPEC's table "When a write commits", applied to an open file; the verdict on a draft.
+//! Owns: the table of closes, applied to an open file; the verdict on a draft.
 //! May fail: with a refusal that was reported once for the bytes it is about.
 //!
 //! A refusal that time may heal (a busy store, a full disk) is tried again by a later close or
@@ -46,13 +46,12 @@ impl<'a> Closing<'a> {
 }
 
 impl Spool {
-    /// One close of one descriptor: SPEC's table decides.
+    /// One close of one descriptor: the table of closes decides ([`on_close`](super::draft::on_close)).
     pub fn flush(&self, caller: &Caller, fh: u64) -> Result<()> {
         let Some(writer) = self.handles.writer(fh) else {
             return self.handles.get(fh).map(drop);
         };
-        let process = caller.process();
-        let closer = if process == writer.opener {
+        let closer = if writer.opener.is(caller) {
             Closer::Opener
         } else if writer.opener.is_alive() {
             Closer::Other
@@ -140,7 +139,7 @@ impl Spool {
             state: writer.state,
             document,
             opened,
-            process: writer.opener,
+            process: writer.opener.process,
         };
         match on_close(closing.closer, content) {
             Close::Nothing => Ok(()),

@@ -142,7 +142,8 @@ pub enum Close {
     Warn(Problem),
 }
 
-/// SPEC's table "When a write commits". `content` is `None` where nothing is there to judge:
+/// The table of closes: FUSE tells of every close of every copy of a descriptor, children's included,
+/// and shells close spare copies before anything is written. `content` is `None` where nothing is there to judge:
 /// nothing written or truncated since the last commit, or an empty new file.
 pub fn on_close(closer: Closer, content: Option<Content>) -> Close {
     use Closer::{Heir, Opener, Other};

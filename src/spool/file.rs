@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::aside::Creation;
 use super::attr::{Attr, Brief};
-use super::caller::Caller;
+use super::caller::{Caller, Opener};
 use super::close::Closing;
 use super::draft::Draft;
 use super::error::{self, Errno, Refusal, Result, Waiting};
@@ -371,7 +371,7 @@ fn writer(
         ino,
         id: id.clone(),
         state,
-        opener: caller.process(),
+        opener: Opener::of(caller),
         append: mode.append,
         sync: mode.sync,
         len: AtomicU64::new(draft.len()),

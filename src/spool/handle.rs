@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::aside::Creation;
-use super::caller::Process;
+use super::caller::Opener;
 use super::draft::Draft;
 use super::error::{Refusal, Result};
 use super::listing::Listing;
@@ -48,7 +48,7 @@ pub struct Writer {
     /// The directory that it was opened in.
     pub state: QueueState,
     /// The process that opened it.
-    pub opener: Process,
+    pub opener: Opener,
     /// Whether it was opened with `O_APPEND`.
     pub append: bool,
     /// Whether what was closed is to be on disk (`O_SYNC`, `O_DSYNC`).
@@ -160,6 +160,20 @@ impl Handles {
     pub fn writer_of(&self, ino: u64, wanted: impl Fn(&Writer) -> bool) -> Option<Arc<Writer>> {
         let of_inode = self.writers.lock().get(&ino).cloned()?;
         of_inode.into_iter().rev().find(|writer| wanted(writer))
+    }
+
+    /// Whether somebody has that inode open for writing.
+    pub fn has_writer(&self, ino: u64) -> bool {
+        self.writers.lock().contains_key(&ino)
+    }
+
+    /// Whether somebody has a file of that state's directory open for writing.
+    pub fn writes_in(&self, state: QueueState) -> bool {
+        let writers = self.writers.lock();
+        writers
+            .values()
+            .flatten()
+            .any(|writer| writer.state == state)
     }
 
     /// The numbers of all handles, for the end of the mount.

@@ -64,6 +64,14 @@ impl Inodes {
 
     /// Counts one lookup of a message under a state's directory, and gives its number.
     pub fn look_up(&self, id: &MessageId, state: QueueState) -> u64 {
+        let ino = self.expect(id, state);
+        self.moved(id, state);
+        ino
+    }
+
+    /// Counts one lookup of a message that is about to be looked for under a state's directory:
+    /// from here on its number stands for it.
+    pub fn expect(&self, id: &MessageId, state: QueueState) -> u64 {
         let mut table = self.table.lock();
         let ino = free_or_own(&table, id);
         let inode = table.entry(ino).or_insert_with(|| Inode {
@@ -71,11 +79,22 @@ impl Inodes {
             lookups: 0,
             handles: 0,
         });
-        if let Node::Message(_, named) = &mut inode.node {
-            *named = state;
-        }
         inode.lookups += 1;
         ino
+    }
+
+    /// The number that the kernel knows the message by, if it knows it.
+    pub fn known(&self, id: &MessageId) -> Option<u64> {
+        let table = self.table.lock();
+        let ino = free_or_own(&table, id);
+        table.contains_key(&ino).then_some(ino)
+    }
+
+    /// The inodes that are open.
+    pub fn open(&self) -> Vec<u64> {
+        let table = self.table.lock();
+        let open = table.iter().filter(|(_, inode)| inode.handles > 0);
+        open.map(|(ino, _)| *ino).collect()
     }
 
     /// Counts one lookup of a scratch file.

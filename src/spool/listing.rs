@@ -81,12 +81,13 @@ struct Batch {
 
 struct Item {
     id: MessageId,
-    brief: Option<Brief>,
+    /// What its attributes are made of, and at which generation of the cache it was read.
+    brief: Option<(Brief, u64)>,
 }
 
 /// What has a number in a listing.
 enum Found<'a> {
-    Message(&'a MessageId, Option<Brief>),
+    Message(&'a MessageId, Option<(Brief, u64)>),
     Gone,
     End,
 }
@@ -284,7 +285,7 @@ impl Spool {
                 ino,
                 is_dir: false,
                 name: name.as_ref(),
-                attr: brief.map(|brief| self.listed_attr(ino, brief)),
+                attr: brief.map(|(brief, read_at)| self.listed_attr(state, id, brief, read_at)),
             };
             if !sink(&entry) {
                 return Ok(());
@@ -321,10 +322,13 @@ impl Spool {
             (false, _) => None,
             (true, Some(brief)) => Some(brief),
             // It was found without attributes, by another kind of request.
-            (true, None) => match self.brief(&item.id, Some(state))? {
-                Some(brief) => Some(brief),
-                None => return Ok(Found::Gone),
-            },
+            (true, None) => {
+                let read_at = self.cache.generation();
+                match self.brief(&item.id, Some(state))? {
+                    Some(brief) => Some((brief, read_at)),
+                    None => return Ok(Found::Gone),
+                }
+            }
         };
         Ok(Found::Message(&item.id, brief))
     }
@@ -334,11 +338,13 @@ impl Spool {
         let ctx = self.patient();
         let after = window.last();
         let limit = if plus { BATCH_PLUS } else { BATCH };
+        let read_at = self.cache.generation();
         let found: Vec<Item> = if plus {
             let batch = self.ask(self.store.scan_stored(&ctx, state, after, limit))?;
-            let item = |(id, stored): (MessageId, crate::backend::Result<_>)| Item {
-                id,
-                brief: Some(stored.map_or(Brief::UNREADABLE, |stored| Brief::of(&stored))),
+            let item = |(id, stored): (MessageId, crate::backend::Result<_>)| {
+                let brief = stored.map_or(Brief::UNREADABLE, |stored| Brief::of(&stored));
+                let brief = Some((brief, read_at));
+                Item { id, brief }
             };
             batch.into_iter().map(item).collect()
         } else {

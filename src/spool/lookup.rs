@@ -3,8 +3,10 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::attr::{Attr, Brief};
+use super::cache::{self, Validity};
 use super::caller::Caller;
 use super::error::{Errno, Refusal, Result};
 use super::handle::{Handle, Writer};
@@ -45,13 +47,30 @@ impl Spool {
             writer.state == state && !writer.is_dropped()
         });
         let hidden = self.asides.hides(state, id, caller);
-        let brief = match (hidden, self.brief(id, Some(state))?) {
-            (false, Some(brief)) => Some(brief),
-            (true, _) | (_, None) => own.as_ref().map(|_| Brief::of_bytes(0, Timestamp::now())),
-        };
-        let brief = brief.ok_or_else(Refusal::not_found)?;
-        let ino = self.inodes.look_up(id, state);
-        Ok(self.message_attr(ino, brief, own.as_deref()))
+        // The kernel is known to know the inode before the store is read: what changes from here on
+        // reaches it.
+        let ino = self.inodes.expect(id, state);
+        let found =
+            self.brief(id, Some(state))
+                .and_then(|brief| match (brief.filter(|_| !hidden), &own) {
+                    (Some(brief), _) => Ok((brief, true)),
+                    (None, Some(_)) => Ok((Brief::of_bytes(0, Timestamp::now()), false)),
+                    (None, None) => Err(Refusal::not_found()),
+                });
+        match found {
+            Ok((brief, stored)) => {
+                self.inodes.moved(id, state);
+                let mut attr = self.message_attr(ino, brief, own.as_deref());
+                if !stored || self.asides.is_aside(state, id) {
+                    attr.validity.names = Duration::ZERO;
+                }
+                Ok(attr)
+            }
+            Err(refusal) => {
+                self.inodes.forget(ino, 1);
+                Err(refusal)
+            }
+        }
     }
 
     /// The attributes of an inode; `fh` where the caller asks through an open file.
@@ -157,22 +176,41 @@ impl Spool {
         ino: u64,
         wanted: impl Fn(&Writer) -> bool,
     ) -> Option<Arc<Writer>> {
-        let process = std::cell::OnceCell::new();
-        self.handles.writer_of(ino, |writer| {
-            wanted(writer) && *process.get_or_init(|| caller.process()) == writer.opener
-        })
+        self.handles
+            .writer_of(ino, |writer| wanted(writer) && writer.opener.is(caller))
     }
 
     pub(super) fn message_attr(&self, ino: u64, brief: Brief, own: Option<&Writer>) -> Attr {
-        let mut attr = self.options.ownership.file(ino, brief);
+        let validity = self.cache.validity();
+        let attr = self.options.ownership.file(ino, brief);
+        let mut attr = attr.valid(validity.names, validity.attributes);
+        // The size that a writer sees is another one than everybody else's.
+        if self.handles.has_writer(ino) {
+            attr.validity.attributes = Duration::ZERO;
+        }
         if let Some(writer) = own {
             attr.size = writer.len.load(Ordering::Relaxed);
         }
         attr
     }
 
-    pub(super) fn listed_attr(&self, ino: u64, brief: Brief) -> Attr {
-        self.message_attr(ino, brief, None)
+    /// The attributes of a message that a listing of `state` shows, as they were read at that
+    /// generation of the cache. What changed since then nobody was told of in time.
+    pub(super) fn listed_attr(
+        &self,
+        state: QueueState,
+        id: &MessageId,
+        brief: Brief,
+        read_at: u64,
+    ) -> Attr {
+        let mut attr = self.message_attr(self.inodes.number(id), brief, None);
+        if self.cache.generation() != read_at {
+            attr.validity = Validity::default();
+        }
+        if self.asides.is_aside(state, id) {
+            attr.validity.names = Duration::ZERO;
+        }
+        attr
     }
 
     pub(super) fn scratch_attr(&self, file: &ScratchFile) -> Attr {
@@ -193,12 +231,23 @@ impl Spool {
             Fixed::Text(text) => {
                 let (size, changed) = self.text(text).size_and_time();
                 let brief = Brief::of_bytes(size, changed);
-                Ok(control(self.options.ownership.file(ino, brief), 0o600))
+                let attr = control(self.options.ownership.file(ino, brief), 0o600);
+                Ok(attr.valid(cache::VALID, Duration::ZERO))
             }
             Fixed::Dir(dir) => {
                 let info = self.dir_info(dir)?;
                 let subdirs = subdirs(dir, &self.options);
-                Ok(self.options.ownership.dir(ino, info, subdirs))
+                let attr = self.options.ownership.dir(ino, info, subdirs);
+                // The names of directories never change; how many messages are in one does.
+                let attributes = match dir {
+                    // A file that is new in it counts once it is closed, of which the kernel
+                    // makes nothing.
+                    Dir::State(state) if self.handles.writes_in(state) => Duration::ZERO,
+                    Dir::ScratchOf(_) => Duration::ZERO,
+                    Dir::State(_) => self.cache.validity().attributes,
+                    Dir::Root | Dir::Control | Dir::Scratch => cache::VALID,
+                };
+                Ok(attr.valid(cache::VALID, attributes))
             }
         }
     }
@@ -225,6 +274,7 @@ impl Spool {
     pub(super) fn text(&self, text: Text) -> &super::report::TextLog {
         match text {
             Text::Errors => &self.report.errors,
+            Text::Events => &self.report.events,
         }
     }
 }

@@ -12,10 +12,14 @@ use crate::model::Timestamp;
 
 /// How many lines `errors` keeps.
 const LINES_MAX: usize = 1000;
+/// How many bytes `events` keeps.
+const BYTES_MAX: usize = 1 << 20;
 
 /// A text that grows at its end and forgets at its beginning, read like a regular file whose size
 /// is the number of bytes ever published.
 pub struct TextLog {
+    lines_max: usize,
+    bytes_max: usize,
     inner: Mutex<Inner>,
 }
 
@@ -27,9 +31,12 @@ struct Inner {
     changed: Timestamp,
 }
 
-impl Default for TextLog {
-    fn default() -> TextLog {
+impl TextLog {
+    /// An empty log that keeps so many lines and so many bytes at most.
+    pub fn new(lines_max: usize, bytes_max: usize) -> TextLog {
         TextLog {
+            lines_max,
+            bytes_max,
             inner: Mutex::new(Inner {
                 first: 0,
                 bytes: VecDeque::new(),
@@ -38,16 +45,14 @@ impl Default for TextLog {
             }),
         }
     }
-}
 
-impl TextLog {
     /// Publishes a line.
     pub fn push(&self, line: &str) {
         let mut inner = self.inner.lock();
         inner.bytes.extend(line.bytes().chain([b'\n']));
         inner.lines.push_back(line.len() + 1);
         inner.changed = Timestamp::now();
-        while inner.lines.len() > LINES_MAX {
+        while inner.lines.len() > self.lines_max || inner.bytes.len() > self.bytes_max {
             let line = inner.lines.pop_front().unwrap_or(0);
             inner.bytes.drain(..line);
             inner.first += line as u64;
@@ -89,13 +94,24 @@ impl TextCursor {
     }
 }
 
-/// Tells of refusals.
-#[derive(Default)]
+/// Tells of refusals and changes.
 pub struct Report {
     /// The control file `errors`.
     pub errors: TextLog,
+    /// The control file `events`.
+    pub events: TextLog,
     /// The last refusal that the kernel may send once more.
     stale: Mutex<Option<Stale>>,
+}
+
+impl Default for Report {
+    fn default() -> Report {
+        Report {
+            errors: TextLog::new(LINES_MAX, usize::MAX),
+            events: TextLog::new(usize::MAX, BYTES_MAX),
+            stale: Mutex::default(),
+        }
+    }
 }
 
 /// A refusal of an operation that names a path. On `ESTALE` the kernel looks the path up again,
@@ -192,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_reader_from_zero_gets_the_oldest_line_kept_and_goes_on() {
-        let log = TextLog::default();
+        let log = TextLog::new(LINES_MAX, usize::MAX);
         for n in 0..LINES_MAX + 5 {
             log.push(&format!("line {n}"));
         }

@@ -30,6 +30,8 @@ pub enum Dir {
 pub enum Text {
     /// The latest refusals, a line each.
     Errors,
+    /// The latest changes by anybody, a line of JSON each.
+    Events,
 }
 
 /// What a fixed inode number stands for.
@@ -52,6 +54,7 @@ impl Fixed {
             Fixed::Dir(Dir::Scratch) => 9,
             Fixed::Dir(Dir::ScratchOf(state)) => 10 + u64::from(state.number()),
             Fixed::Text(Text::Errors) => 16,
+            Fixed::Text(Text::Events) => 17,
         }
     }
 
@@ -65,6 +68,7 @@ impl Fixed {
             9 => Fixed::Dir(Dir::Scratch),
             10..=15 => Fixed::Dir(Dir::ScratchOf(state(10)?)),
             16 => Fixed::Text(Text::Errors),
+            17 => Fixed::Text(Text::Events),
             _ => return None,
         })
     }
@@ -75,6 +79,7 @@ impl Text {
     pub fn name(self) -> &'static str {
         match self {
             Text::Errors => "errors",
+            Text::Events => "events",
         }
     }
 }
@@ -113,6 +118,7 @@ impl Dir {
             Dir::Scratch => states(Dir::ScratchOf),
             Dir::Control => vec![
                 (Text::Errors.name(), Fixed::Text(Text::Errors)),
+                (Text::Events.name(), Fixed::Text(Text::Events)),
                 ("scratch", Fixed::Dir(Dir::Scratch)),
             ],
             Dir::State(_) | Dir::ScratchOf(_) => Vec::new(),

@@ -1,1 +1,9 @@
-fn main() {}
+//! The store's contract, and what each store promises beyond it.
+//!
+//! `contract` holds a case for each sentence of the traits' documentation, as functions over any
+//! store; a store that is added runs them all by one line here.
+
+mod contract;
+mod sqlite;
+
+contract::conformance!(sqlite_contract, crate::sqlite::support::spool);

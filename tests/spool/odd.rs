@@ -26,7 +26,10 @@ fn headers_that_are_no_json_are_listed_and_counted_and_not_read() {
         assert_eq!(errno(m.spool.open(&me(), attr.ino, mode)), EIO);
     }
     let line = m.errors();
-    assert!(line.starts_with("open hold/a.json EIO: the stored message can't be read"));
+    assert!(
+        line.starts_with("open hold/a.json EIO: the stored message can't be read"),
+        "{line}"
+    );
     assert_eq!(errno(m.create(&me(), Deferred, "a.json", WRITE)), EEXIST);
     m.spool.forget(attr.ino, 1);
     assert_eq!(m.spool.inode_count(), 0);

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use retryspoolfs::backend::{Result, Space, StateInfo};
+use retryspoolfs::backend::{ChangeFeed, Result, Space, StateInfo};
 use retryspoolfs::{
     Backend, Context, Error, MessageId, MessageListOptions, MessageListResult, MessageMetadata,
     QueueState, Revision, StateCounterBackend, Stored, Timestamp,
@@ -77,6 +77,10 @@ impl Backend for Stepped {
         was_revision(ctx: &Context, id: &MessageId, updated: Timestamp) -> bool;
         sync(ctx: &Context) -> ();
         space() -> Space;
+    }
+
+    fn change_feed(&self) -> Option<&dyn ChangeFeed> {
+        self.inner.change_feed()
     }
 
     fn state_counter(&self) -> Option<&dyn StateCounterBackend> {

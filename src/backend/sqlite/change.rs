@@ -52,6 +52,14 @@ pub enum Change {
 const SETTLED_AT_ONCE: u32 = 64;
 
 impl Change {
+    /// Whether it may store more than there was; all else must work on a full disk.
+    pub fn grows(&self) -> bool {
+        matches!(
+            self,
+            Change::Store(_) | Change::Update(_) | Change::Insert(_) | Change::Replace { .. }
+        )
+    }
+
     /// Runs the change's statement and tells what came of it.
     pub fn run(&self, conn: &Connection) -> rusqlite::Result<Answer> {
         match self {
@@ -391,11 +399,12 @@ fn made(
     Ok(revision)
 }
 
-/// Moves a doubtful row to its bucket; its revision stays.
+/// Moves a doubtful row to its bucket; its revision stays. A side row without a message (another
+/// program wrote without the triggers) must not stay doubtful either.
 const SETTLE: &str = "INSERT INTO rs_log (id, old, new, secs, nanos, at_ms) \
-     SELECT r.id, 7, CASE WHEN ?2 THEN m.state ELSE 6 END, r.secs, r.nanos, \
+     SELECT r.id, 7, CASE WHEN ?2 AND m.state IN (0, 1, 2, 3, 4, 5) THEN m.state ELSE 6 END, r.secs, r.nanos, \
      CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) \
-     FROM rs_message r JOIN messages m ON m.id = r.id WHERE r.state = 7 AND r.id = ?1";
+     FROM rs_message r LEFT JOIN messages m ON m.id = r.id WHERE r.state = 7 AND r.id = ?1";
 
 /// This ID's row is no longer doubtful: a [`MessageId`] can always be a file's name.
 fn settle(conn: &Connection, id: &MessageId) -> rusqlite::Result<()> {

@@ -24,7 +24,7 @@ use super::schema::{self, Verdict};
 use crate::backend::{Error, Result, Space};
 
 /// How long opening waits for others' locks.
-const OPEN_WAIT: Duration = Duration::from_secs(30);
+pub const OPEN_WAIT: Duration = Duration::from_secs(30);
 
 /// What a connection may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

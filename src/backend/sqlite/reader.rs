@@ -320,6 +320,7 @@ fn page_sql(options: &MessageListOptions) -> String {
     // Orders that the side table has by itself need no second look-up for each row.
     let covered =
         matches!(options.sort_by, SortBy::Id | SortBy::Updated) && options.since.is_none();
+    // Each text takes the same four values, so one without a time must still name it.
     let (from, since) = match options.since {
         _ if covered => ("FROM rs_message r WHERE r.state = ?1", " AND ?2 IS NULL"),
         None => (FROM_MESSAGES, " AND ?2 IS NULL"),

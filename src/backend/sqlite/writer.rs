@@ -19,6 +19,7 @@ use super::change::{Answer, Change};
 use super::error::{from_sqlite, is_busy, is_full};
 use super::faults::{Faults, Point};
 use super::open::Place;
+use super::reserve;
 use crate::backend::{Error, Result};
 
 /// How long one transaction goes on taking changes. With its commit it aims at 5 ms of write
@@ -28,6 +29,9 @@ const HOLD: Duration = Duration::from_millis(4);
 /// The longest pause between two tries for the lock.
 const LONGEST_PAUSE: Duration = Duration::from_millis(2);
 
+/// How many commits pass between two looks at the room for a full disk.
+const ROOM_EVERY: u64 = 1024;
+
 /// The writing connection and those who wait for it.
 pub struct Writer {
     place: Place,
@@ -36,6 +40,8 @@ pub struct Writer {
     faults: Arc<Faults>,
     commits: AtomicU64,
     operations: AtomicU64,
+    /// How many commits there were when the room for a full disk was last looked at.
+    room_checked: AtomicU64,
 }
 
 #[derive(Default)]
@@ -85,6 +91,7 @@ impl Writer {
             faults,
             commits: AtomicU64::new(0),
             operations: AtomicU64::new(0),
+            room_checked: AtomicU64::new(0),
         })
     }
 
@@ -187,6 +194,7 @@ impl Writer {
             }
         }
         self.transaction(conn);
+        self.keep_room(conn);
     }
 
     /// Answers those whose time is up.
@@ -218,7 +226,7 @@ impl Writer {
             let Some(ticket) = self.queue.lock().waiting.pop_front() else {
                 break;
             };
-            let answer = ticket.change.run(conn);
+            let answer = self.run(conn, &ticket.change);
             batch.0.push((ticket, None));
             match answer {
                 // It was pushed just above.
@@ -247,6 +255,14 @@ impl Writer {
         }
     }
 
+    fn run(&self, conn: &Connection, change: &Change) -> rusqlite::Result<Answer> {
+        if change.grows() && reserve::is_short(conn, &self.place) {
+            let why = "what is left is kept for moving and removing messages";
+            return Ok(Err(Error::StorageFull(why.into())));
+        }
+        change.run(conn)
+    }
+
     /// Commits, unless nothing was changed: such a transaction is not worth a commit.
     fn end(&self, conn: &Connection, changes_before: u64) -> rusqlite::Result<()> {
         if conn.total_changes() == changes_before {
@@ -257,6 +273,15 @@ impl Writer {
         conn.prepare_cached("COMMIT")?.execute([])?;
         self.commits.fetch_add(1, Relaxed);
         Ok(())
+    }
+
+    /// Looks now and then whether the room for a full disk is still there.
+    fn keep_room(&self, conn: &Connection) {
+        let commits = self.commits.load(Relaxed);
+        if commits >= self.room_checked.load(Relaxed) + ROOM_EVERY {
+            self.room_checked.store(commits, Relaxed);
+            reserve::reserve(conn, &self.place);
+        }
     }
 
     /// The shared transaction died: each change gets one of its own. A lone one had it, with the
@@ -292,7 +317,7 @@ impl Writer {
     fn alone(&self, conn: &Connection, ticket: &Ticket) -> rusqlite::Result<Answer> {
         super::open::until(ticket.deadline, || begin(conn))?;
         let changes_before = conn.total_changes();
-        let done = ticket.change.run(conn).and_then(|answer| {
+        let done = self.run(conn, &ticket.change).and_then(|answer| {
             self.end(conn, changes_before)?;
             Ok(answer)
         });

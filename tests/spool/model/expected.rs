@@ -143,10 +143,10 @@ impl Model {
     pub fn free_again(&mut self, at: usize) {
         let h = &self.handles[at];
         let (key, fh) = ((h.state.number(), h.id), h.fh);
-        if let Some(aside) = self.asides.get_mut(&key) {
-            if aside.created == Some(fh) {
-                aside.created = None;
-            }
+        if let Some(aside) = self.asides.get_mut(&key)
+            && aside.created == Some(fh)
+        {
+            aside.created = None;
         }
     }
 

@@ -1,0 +1,321 @@
+//! Counts, scans and listings.
+
+use retryspoolfs::QueueState::{Active, Archived, Bounce, Deferred, Hold};
+use retryspoolfs::{
+    Error, MessageId, MessageListOptions, MessageMetadata, QueueState, SortBy, SortOrder, Timestamp,
+};
+
+use super::{Spool, T0, all, count, ctx, id, message, names, time};
+
+pub fn counts_are_exact(spool: &Spool) {
+    let store = spool.open();
+    for n in 0..30 {
+        let state = QueueState::ALL[n % 6];
+        store
+            .insert(&ctx(), &message(&format!("m{n:02}"), state))
+            .unwrap();
+    }
+    for n in (0..30).step_by(3) {
+        let from = QueueState::ALL[n % 6];
+        store
+            .relocate(&ctx(), &id(&format!("m{n:02}")), from, Hold)
+            .unwrap();
+    }
+    store.delete_meta(&ctx(), &id("m01")).unwrap();
+    let mut seen = 0;
+    for state in QueueState::ALL {
+        let listed = store.list_messages(&ctx(), state, &all()).unwrap();
+        let scanned = store.scan(&ctx(), state, None, 100).unwrap();
+        assert_eq!(listed.message_ids, scanned);
+        assert_eq!(
+            (listed.total, count(&*store, state)),
+            (scanned.len() as u64, scanned.len() as u64)
+        );
+        seen += scanned.len();
+    }
+    assert_eq!(seen, 29);
+    assert_eq!(count(&*store, Hold), 10);
+}
+
+pub fn the_counter_is_the_state_info(spool: &Spool) {
+    let store = spool.open();
+    store.insert(&ctx(), &message("a", Archived)).unwrap();
+    if let Some(counter) = store.state_counter() {
+        for state in QueueState::ALL {
+            assert_eq!(
+                counter.get_state_count(&ctx(), state).unwrap(),
+                count(&*store, state)
+            );
+        }
+    }
+}
+
+pub fn a_change_of_a_state_is_dated(spool: &Spool) {
+    let store = spool.open();
+    let changed = |state| store.state_info(&ctx(), state).unwrap().changed;
+    assert_eq!(changed(Hold), Timestamp::ZERO);
+    // The store may keep milliseconds.
+    let before = time(Timestamp::now().seconds() - 1, 0);
+    store.insert(&ctx(), &message("a", Hold)).unwrap();
+    assert!(changed(Hold) >= before && changed(Hold) <= Timestamp::now());
+    assert_eq!(changed(Active), Timestamp::ZERO);
+    store.relocate(&ctx(), &id("a"), Hold, Active).unwrap();
+    assert!(changed(Active) >= before);
+    let entered = changed(Active);
+    store.delete_meta(&ctx(), &id("a")).unwrap();
+    assert!(changed(Active) >= entered);
+}
+
+pub fn scan_pages_in_byte_order(spool: &Spool) {
+    let store = spool.open();
+    let mut expected: Vec<MessageId> = [
+        "b", "a", "B", "a/b", "a%", "ä", "☃", "~", "aa", "a\n", ".x", "𝄞", "\u{ffff}", "z z",
+    ]
+    .map(id)
+    .into();
+    for id in &expected {
+        store.insert(&ctx(), &message(id.as_str(), Hold)).unwrap();
+    }
+    store.insert(&ctx(), &message("elsewhere", Active)).unwrap();
+    expected.sort();
+    for limit in [1, 2, 3, 5, 13, 14, 15] {
+        let mut got = Vec::new();
+        loop {
+            let page = store.scan(&ctx(), Hold, got.last(), limit).unwrap();
+            assert!(page.len() <= limit);
+            let is_last = page.len() < limit;
+            got.extend(page);
+            if is_last {
+                break;
+            }
+        }
+        assert_eq!(got, expected, "{limit} at a time");
+    }
+    // The cursor need not be there.
+    assert_eq!(
+        store.scan(&ctx(), Hold, Some(&id("a0")), 1).unwrap(),
+        [id("aa")]
+    );
+    assert!(
+        store
+            .scan(&ctx(), Hold, Some(&id("𝄞𝄞")), 9)
+            .unwrap()
+            .is_empty()
+    );
+}
+
+pub fn scan_stored_gives_what_get_gives(spool: &Spool) {
+    let store = spool.open();
+    for name in ["c", "a", "b"] {
+        store.insert(&ctx(), &message(name, Hold)).unwrap();
+    }
+    let scanned = store.scan_stored(&ctx(), Hold, Some(&id("a")), 9).unwrap();
+    assert_eq!(scanned.len(), 2);
+    for (id, stored) in scanned {
+        assert_eq!(stored.unwrap(), store.get(&ctx(), &id).unwrap().unwrap());
+    }
+    assert_eq!(store.scan_stored(&ctx(), Hold, None, 2).unwrap().len(), 2);
+}
+
+pub fn listings_page_and_sort(spool: &Spool) {
+    let store = spool.open();
+    // Ties in every field; `c` and `d` differ in nanoseconds of Created and Updated only.
+    for (name, created, updated, priority, attempts) in [
+        ("a", (5, 0), (9, 0), -1, 3),
+        ("b", (4, 0), (9, 0), 7, 3),
+        ("c", (4, 20), (8, 20), 7, 1),
+        ("d", (4, 10), (8, 10), 0, 3),
+        ("e", (1, 0), (10, 0), 7, 2),
+    ] {
+        let metadata = MessageMetadata {
+            created: time(T0 + created.0, created.1),
+            updated: time(T0 + updated.0, updated.1),
+            priority,
+            attempts,
+            ..message(name, Deferred)
+        };
+        store.insert(&ctx(), &metadata).unwrap();
+    }
+    for (sort_by, expected) in [
+        (SortBy::Id, "abcde"),
+        (SortBy::Created, "ebdca"),
+        (SortBy::Updated, "dcabe"),
+        (SortBy::Priority, "adbce"),
+        (SortBy::Attempts, "ceabd"),
+    ] {
+        let mut expected: Vec<String> = expected.chars().map(String::from).collect();
+        for sort_order in [SortOrder::Asc, SortOrder::Desc] {
+            let options = MessageListOptions {
+                sort_by,
+                sort_order,
+                ..all()
+            };
+            assert_eq!(names(&*store, Deferred, &options), expected, "{options:?}");
+            for limit in 1..7 {
+                let mut pages = Vec::new();
+                for page in 0.. {
+                    let options = MessageListOptions {
+                        limit: Some(limit),
+                        offset: page * limit,
+                        ..options.clone()
+                    };
+                    let listed = store.list_messages(&ctx(), Deferred, &options).unwrap();
+                    assert_eq!(listed.total, 5);
+                    pages.extend(listed.message_ids.iter().map(MessageId::to_string));
+                    assert_eq!(listed.has_more, pages.len() < 5);
+                    if !listed.has_more {
+                        break;
+                    }
+                }
+                assert_eq!(pages, expected, "{options:?}, {limit} at a time");
+            }
+            expected.reverse();
+        }
+    }
+    let beyond = MessageListOptions { offset: 9, ..all() };
+    let beyond = store.list_messages(&ctx(), Deferred, &beyond).unwrap();
+    assert_eq!(
+        (beyond.message_ids.len(), beyond.total, beyond.has_more),
+        (0, 5, false)
+    );
+    let huge = MessageListOptions {
+        limit: Some(u64::MAX),
+        offset: u64::MAX,
+        ..all()
+    };
+    assert_eq!(
+        store.list_messages(&ctx(), Deferred, &huge).unwrap().total,
+        5
+    );
+    assert_eq!(
+        store.list_messages(&ctx(), Bounce, &all()).unwrap(),
+        Default::default()
+    );
+}
+
+pub fn listings_filter_by_since(spool: &Spool) {
+    let store = spool.open();
+    for (name, created, updated) in [("a", 0, 10), ("b", 20, 20), ("c", 0, 30), ("d", 0, 19)] {
+        let (created, updated) = (time(T0 + created, 0), time(T0 + updated, 0));
+        store
+            .insert(
+                &ctx(),
+                &MessageMetadata {
+                    created,
+                    updated,
+                    ..message(name, Hold)
+                },
+            )
+            .unwrap();
+    }
+    for sort_by in [
+        SortBy::Id,
+        SortBy::Created,
+        SortBy::Updated,
+        SortBy::Priority,
+        SortBy::Attempts,
+    ] {
+        let options = MessageListOptions {
+            since: Timestamp::new(T0 + 20, 0),
+            sort_by,
+            limit: Some(1),
+            ..all()
+        };
+        let listed = store.list_messages(&ctx(), Hold, &options).unwrap();
+        assert_eq!(
+            (listed.message_ids.len(), listed.total, listed.has_more),
+            (1, 2, true),
+            "{sort_by:?}"
+        );
+        let mut found = names(
+            &*store,
+            Hold,
+            &MessageListOptions {
+                limit: None,
+                ..options
+            },
+        );
+        found.sort();
+        assert_eq!(found, ["b", "c"]);
+    }
+}
+
+pub fn a_limit_of_zero_counts(spool: &Spool) {
+    let store = spool.open();
+    for name in ["a", "b", "c"] {
+        store.insert(&ctx(), &message(name, Hold)).unwrap();
+    }
+    let options = MessageListOptions {
+        limit: Some(0),
+        ..all()
+    };
+    let listed = store.list_messages(&ctx(), Hold, &options).unwrap();
+    assert_eq!(
+        (listed.message_ids.len(), listed.total, listed.has_more),
+        (0, 3, true)
+    );
+    let since = MessageListOptions {
+        since: Timestamp::new(T0 + 3600, 0),
+        ..options
+    };
+    assert_eq!(
+        store.list_messages(&ctx(), Hold, &since).unwrap(),
+        Default::default()
+    );
+}
+
+pub fn strange_ids_are_ordinary(spool: &Spool) {
+    let store = spool.open();
+    let longest = "x".repeat(250);
+    let slashes = "/".repeat(83);
+    let umlauts = "ü".repeat(125);
+    let strange = [
+        "../x",
+        "a/b",
+        ".hidden",
+        "%2f",
+        "a%41",
+        "\n\"'",
+        "msg\0nul",
+        "x.json~",
+        "4913",
+        "grüße",
+        "-rf",
+        "'; DROP TABLE messages; --",
+        &longest,
+        &slashes,
+        &umlauts,
+        "\u{7f}",
+        " ",
+        "file:x?mode=ro",
+        "１",
+        "\u{feff}x",
+    ];
+    for name in strange {
+        let first = store.insert(&ctx(), &message(name, Hold)).unwrap();
+        assert!(
+            matches!(
+                store.insert(&ctx(), &message(name, Hold)),
+                Err(Error::AlreadyExists { state: Hold })
+            ),
+            "{name:?}"
+        );
+        assert_eq!(
+            store.get_meta(&ctx(), &id(name)).unwrap(),
+            message(name, Hold)
+        );
+        let moved = store.relocate(&ctx(), &id(name), Hold, Bounce).unwrap();
+        assert!(moved.updated > first.updated);
+    }
+    let mut expected: Vec<MessageId> = strange.map(id).into();
+    expected.sort();
+    assert_eq!(store.scan(&ctx(), Bounce, None, 99).unwrap(), expected);
+    assert_eq!(count(&*store, Bounce), strange.len() as u64);
+    for name in strange {
+        let revision = store.get(&ctx(), &id(name)).unwrap().unwrap().revision;
+        store
+            .remove(&ctx(), &id(name), Bounce, Some(revision))
+            .unwrap();
+    }
+    assert_eq!(count(&*store, Bounce), 0);
+}

@@ -1,0 +1,10 @@
+//! What the SQLite store promises beyond the contract.
+
+mod commit;
+mod crash;
+mod disk;
+mod foreign;
+mod oracle;
+mod preparation;
+mod refused;
+pub mod support;

@@ -1,0 +1,291 @@
+//! How writes share a commit, how flushes are shared, and what happens when either fails.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use retryspoolfs::QueueState::{Active, Deferred, Hold};
+use retryspoolfs::backend::sqlite::faults::Point;
+use retryspoolfs::backend::sqlite::{SqliteBackend, SqliteFactory};
+use retryspoolfs::{Backend, Context, Error};
+
+use super::support::{assert_exact, connect, open};
+use crate::contract::{ctx, id, message};
+
+fn spool() -> (tempfile::TempDir, SqliteBackend) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("queue.db"));
+    (directory, store)
+}
+
+#[test]
+fn a_lone_write_is_one_commit_at_once() {
+    let (_directory, store) = spool();
+    for n in 0..20 {
+        let before = store.counters().commits;
+        store
+            .insert(&ctx(), &message(&format!("m{n}"), Hold))
+            .unwrap();
+        assert_eq!(store.counters().commits, before + 1);
+    }
+    // What changes nothing is no commit.
+    let before = store.counters().commits;
+    assert!(store.delete_meta(&ctx(), &id("none")).is_err());
+    assert!(store.insert(&ctx(), &message("m1", Hold)).is_err());
+    store.relocate(&ctx(), &id("m1"), Hold, Hold).unwrap();
+    assert_eq!(store.counters().commits, before);
+}
+
+/// Keeps the write lock, as another process would, while `run` gathers the callers; lets go when
+/// all of them are in the queue.
+fn gathered(
+    directory: &tempfile::TempDir,
+    store: &SqliteBackend,
+    callers: u64,
+    run: impl Fn(u64) + Sync,
+) {
+    let blocker = connect(&directory.path().join("queue.db"));
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let before = store.counters().operations;
+    thread::scope(|scope| {
+        for n in 0..callers {
+            let run = &run;
+            scope.spawn(move || run(n));
+        }
+        while store.counters().operations < before + callers {
+            thread::yield_now();
+        }
+        blocker.execute_batch("COMMIT").unwrap();
+    });
+}
+
+#[test]
+fn concurrent_writes_share_a_commit_and_have_their_own_results() {
+    let (directory, store) = spool();
+    store.insert(&ctx(), &message("taken", Active)).unwrap();
+    let before = store.counters();
+    gathered(&directory, &store, 16, |n| match n % 4 {
+        0 => drop(
+            store
+                .insert(&ctx(), &message(&format!("m{n}"), Hold))
+                .unwrap(),
+        ),
+        1 => assert!(matches!(
+            store.insert(&ctx(), &message("taken", Hold)),
+            Err(Error::AlreadyExists { state: Active })
+        )),
+        2 => assert!(matches!(
+            store.delete_meta(&ctx(), &id("none")),
+            Err(Error::NotFound)
+        )),
+        _ => assert!(matches!(
+            store.relocate(&ctx(), &id("taken"), Hold, Deferred),
+            Err(Error::StateConflict { actual: Active, .. })
+        )),
+    });
+    let after = store.counters();
+    assert_eq!(after.operations - before.operations, 16);
+    // One, but for a machine so slow that the transaction's time was over first.
+    assert!(after.commits - before.commits < 4, "{before:?} {after:?}");
+    assert_eq!(store.state_info(&ctx(), Hold).unwrap().count, 4);
+}
+
+#[test]
+fn a_failed_commit_runs_each_write_again_alone() {
+    let (directory, store) = spool();
+    store.insert(&ctx(), &message("taken", Active)).unwrap();
+    store.faults().arm(Point::Commit);
+    gathered(&directory, &store, 6, |n| match n {
+        0 => assert!(matches!(
+            store.insert(&ctx(), &message("taken", Hold)),
+            Err(Error::AlreadyExists { .. })
+        )),
+        _ => drop(
+            store
+                .insert(&ctx(), &message(&format!("m{n}"), Hold))
+                .unwrap(),
+        ),
+    });
+    assert_eq!(store.state_info(&ctx(), Hold).unwrap().count, 5);
+    // The shared one and one of those that ran again fail: that caller alone hears of it.
+    store.faults().arm(Point::Commit);
+    store.faults().arm(Point::Commit);
+    let failed = std::sync::atomic::AtomicU64::new(0);
+    gathered(&directory, &store, 6, |n| {
+        if let Err(e) = store.insert(&ctx(), &message(&format!("n{n}"), Deferred)) {
+            assert!(matches!(e, Error::Unavailable(_)), "{e}");
+            failed.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let failed = failed.into_inner();
+    assert_eq!(
+        (failed, store.state_info(&ctx(), Deferred).unwrap().count),
+        (1, 5)
+    );
+    // A lone write that fails has changed nothing.
+    store.faults().arm(Point::Commit);
+    assert!(matches!(
+        store.delete_meta(&ctx(), &id("taken")),
+        Err(Error::Unavailable(_))
+    ));
+    assert!(store.get(&ctx(), &id("taken")).unwrap().is_some());
+    assert_exact(&store, &directory.path().join("queue.db"));
+}
+
+#[test]
+fn a_busy_store_answers_each_caller_at_its_deadline() {
+    let (directory, store) = spool();
+    let blocker = connect(&directory.path().join("queue.db"));
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    thread::scope(|scope| {
+        // The first leads; its end must not end the others' wait.
+        for limit in [50, 100, 400] {
+            let store = &store;
+            scope.spawn(move || {
+                let start = Instant::now();
+                let limit = Duration::from_millis(limit);
+                let busy = store
+                    .insert(&Context::within(limit), &message("a", Hold))
+                    .unwrap_err();
+                assert!(matches!(busy, Error::Busy(_)), "{busy}");
+                let took = start.elapsed();
+                assert!(
+                    took >= limit && took < limit + Duration::from_secs(5),
+                    "{took:?}"
+                );
+            });
+        }
+    });
+    // Readers are not kept waiting.
+    assert!(store.get(&ctx(), &id("a")).unwrap().is_none());
+    blocker.execute_batch("COMMIT").unwrap();
+    store.insert(&ctx(), &message("a", Hold)).unwrap();
+}
+
+#[test]
+fn callers_that_arrive_together_share_a_flush() {
+    let (_directory, store) = spool();
+    store.insert(&ctx(), &message("a", Hold)).unwrap();
+    let start = Barrier::new(8);
+    let before = store.counters().flushes;
+    for _ in 0..20 {
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    start.wait();
+                    store.sync(&ctx()).unwrap();
+                });
+            }
+        });
+    }
+    let flushes = store.counters().flushes - before;
+    assert!((20..160).contains(&flushes), "{flushes}");
+}
+
+#[test]
+fn after_a_failed_flush_only_a_checkpoint_helps() {
+    let (directory, store) = spool();
+    store.insert(&ctx(), &message("a", Hold)).unwrap();
+    store.faults().arm(Point::Flush);
+    assert!(matches!(store.sync(&ctx()), Err(Error::Durability(_))));
+    // The change stands.
+    assert!(store.get(&ctx(), &id("a")).unwrap().is_some());
+    store.faults().arm(Point::Checkpoint);
+    let again = store.sync(&ctx()).unwrap_err();
+    assert!(
+        matches!(&again, Error::Durability(why) if why.contains("checkpoint")),
+        "{again}"
+    );
+    store.sync(&ctx()).unwrap();
+    // It is in the database file, without the log.
+    let copy = directory.path().join("copy.db");
+    std::fs::copy(directory.path().join("queue.db"), &copy).unwrap();
+    let rows: i64 = connect(&copy)
+        .query_row("SELECT count(*) FROM messages", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(rows, 1);
+    store.sync(&ctx()).unwrap();
+}
+
+#[test]
+fn a_store_with_sync_commits_to_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let factory = SqliteFactory::create_if_missing(directory.path().join("queue.db")).sync(true);
+    let store = factory.open().unwrap();
+    store.insert(&ctx(), &message("a", Hold)).unwrap();
+    store.relocate(&ctx(), &id("a"), Hold, Active).unwrap();
+    assert_eq!(store.counters().commits, 2);
+}
+
+#[test]
+fn a_long_query_ends_at_its_deadline() {
+    let (directory, store) = spool();
+    let theirs = connect(&directory.path().join("queue.db"));
+    theirs
+        .execute_batch(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 20000)
+             INSERT INTO messages (id, state, max_attempts, next_retry, created, updated, priority)
+             SELECT 'm' || n, 3, 1, 0, 0, 0, n % 10 FROM n",
+        )
+        .unwrap();
+    let options = retryspoolfs::MessageListOptions {
+        sort_by: retryspoolfs::SortBy::Priority,
+        ..Default::default()
+    };
+    let ended = store.list_messages(&Context::within(Duration::ZERO), Hold, &options);
+    assert!(matches!(ended, Err(Error::Busy(_))), "{ended:?}");
+    assert_eq!(
+        store
+            .list_messages(&ctx(), Hold, &options)
+            .unwrap()
+            .message_ids
+            .len(),
+        20_000
+    );
+}
+
+#[test]
+fn the_log_stays_bounded_under_saturation() {
+    let (directory, store) = spool();
+    for n in 0..64 {
+        store
+            .insert(&ctx(), &message(&format!("m{n}"), Hold))
+            .unwrap();
+    }
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for reader in 0..2 {
+            let (store, stop) = (&store, &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    store
+                        .scan_stored(&ctx(), [Hold, Active][reader], None, 1000)
+                        .unwrap();
+                }
+            });
+        }
+        let movers: Vec<_> = (0..2)
+            .map(|mover| {
+                let store = &store;
+                scope.spawn(move || {
+                    for n in 0..1500 {
+                        let id = id(&format!("m{}", (n % 32) * 2 + mover));
+                        let (from, to) = if n / 32 % 2 == 0 {
+                            (Hold, Active)
+                        } else {
+                            (Active, Hold)
+                        };
+                        store.relocate(&ctx(), &id, from, to).unwrap();
+                    }
+                })
+            })
+            .collect();
+        movers.into_iter().for_each(|mover| mover.join().unwrap());
+        stop.store(true, Ordering::Relaxed);
+    });
+    let log = std::fs::metadata(directory.path().join("queue.db-wal"))
+        .unwrap()
+        .len();
+    assert!(log < 32 << 20, "{log} bytes");
+}

@@ -1,0 +1,103 @@
+//! A full disk: messages can still be moved and removed.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use retryspoolfs::QueueState::{Bounce, Deferred, Hold};
+use retryspoolfs::{Backend, Error, MessageMetadata};
+
+use super::support::{assert_exact, open};
+use crate::contract::{ctx, id, message};
+
+/// A small filesystem of its own.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(megabytes: u32) -> SmallDisk {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
+            .arg(directory.path())
+            .output();
+        let mounted = mounted.expect("this test needs the mount command");
+        let why = String::from_utf8_lossy(&mounted.stderr);
+        assert!(
+            mounted.status.success(),
+            "this test mounts a small filesystem and must run as root: {why}"
+        );
+        SmallDisk(directory)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Leaves not a byte.
+    fn fill(&self) {
+        let mut file = File::create(self.path().join("filler")).unwrap();
+        for size in [1 << 20, 4096, 1] {
+            let bytes = vec![b'x'; size];
+            let full = loop {
+                if let Err(e) = file.write_all(&bytes) {
+                    break e;
+                }
+            };
+            assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.path()).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} could not be unmounted", self.path().display());
+        }
+    }
+}
+
+#[test]
+fn messages_are_moved_and_removed_on_a_full_disk() {
+    let disk = SmallDisk::mount(28);
+    let path = disk.path().join("queue.db");
+    let store = open(&path);
+    let name = |n: u32| format!("m{n:05}");
+    for n in 0..4000 {
+        store.insert(&ctx(), &message(&name(n), Deferred)).unwrap();
+    }
+    disk.fill();
+    // New messages take what room there is, but not what moves and removals need.
+    let mut added = 0;
+    let refused = loop {
+        let big = MessageMetadata {
+            last_error: "x".repeat(50_000),
+            ..message(&format!("big{added}"), Hold)
+        };
+        match store.insert(&ctx(), &big) {
+            Ok(_) => added += 1,
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(refused, Error::StorageFull(_)), "{refused}");
+    assert_eq!(store.space().unwrap().available, 0);
+    for n in 0..4000 {
+        store
+            .relocate(&ctx(), &id(&name(n)), Deferred, Hold)
+            .unwrap();
+    }
+    for n in 0..4000 {
+        match n % 2 {
+            0 => drop(store.remove(&ctx(), &id(&name(n)), Hold, None).unwrap()),
+            _ => drop(store.relocate(&ctx(), &id(&name(n)), Hold, Bounce).unwrap()),
+        }
+    }
+    store.sync(&ctx()).unwrap();
+    assert_exact(&store, &path);
+    let count = |state| store.state_info(&ctx(), state).unwrap().count;
+    assert_eq!(
+        (count(Deferred), count(Hold), count(Bounce)),
+        (0, added, 2000)
+    );
+}
