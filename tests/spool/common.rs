@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use retryspoolfs::backend::sqlite::SqliteFactory;
@@ -13,6 +14,7 @@ use retryspoolfs::{Backend, Context, MessageId, MessageMetadata, QueueState, Tim
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use super::steps::{Stepped, Steps};
 pub use QueueState::{Active, Archived, Bounce, Deferred, Hold, Incoming};
 
 pub const ROOT: u64 = 1;
@@ -107,10 +109,32 @@ impl Drop for Other {
 pub struct Mounted {
     pub spool: Spool,
     /// The same file, opened as another program would.
-    pub store: Box<dyn Backend>,
+    pub store: Arc<dyn Backend>,
     pub path: PathBuf,
     pub scratch_dir: PathBuf,
-    _dir: TempDir,
+    /// What a test can do to the store of the mount.
+    pub steps: Arc<Steps>,
+    _file: Arc<StoreFile>,
+}
+
+/// A store's file, opened twice: for the mount, and for another program.
+pub struct StoreFile {
+    dir: TempDir,
+    inner: Arc<dyn Backend>,
+    store: Arc<dyn Backend>,
+}
+
+impl StoreFile {
+    pub fn new() -> StoreFile {
+        let dir = tempfile::tempdir().unwrap();
+        let factory = SqliteFactory::create_if_missing(dir.path().join("queue.db"));
+        let open = || Arc::new(factory.open().unwrap());
+        StoreFile {
+            inner: open(),
+            store: open(),
+            dir,
+        }
+    }
 }
 
 pub fn options() -> Options {
@@ -135,30 +159,27 @@ pub fn mounted() -> Mounted {
 }
 
 pub fn mounted_with(adjust: impl FnOnce(&mut Options)) -> Mounted {
-    mounted_over(adjust, |store| store)
+    mounted_over(Arc::new(StoreFile::new()), adjust)
 }
 
-/// A mount whose store is wrapped first.
-pub fn mounted_over(
-    adjust: impl FnOnce(&mut Options),
-    wrap: impl FnOnce(Box<dyn Backend>) -> Box<dyn Backend>,
-) -> Mounted {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("queue.db");
-    let scratch_dir = dir.path().join("queue.db.scratch");
-    let open = || -> Box<dyn Backend> {
-        Box::new(SqliteFactory::create_if_missing(&path).open().unwrap())
-    };
-    let (inner, store) = (open(), open());
+/// A mount over a file that had mounts before.
+pub fn mounted_over(file: Arc<StoreFile>, adjust: impl FnOnce(&mut Options)) -> Mounted {
+    let scratch_dir = file.dir.path().join("queue.db.scratch");
     let mut options = options();
     options.scratch_dir = Some(scratch_dir.clone());
     adjust(&mut options);
+    let steps = Arc::new(Steps::default());
+    let store = Stepped {
+        inner: file.inner.clone(),
+        steps: steps.clone(),
+    };
     Mounted {
-        spool: Spool::new(wrap(inner), options),
-        store,
-        path,
+        spool: Spool::new(Box::new(store), options),
+        store: file.store.clone(),
+        path: file.dir.path().join("queue.db"),
         scratch_dir,
-        _dir: dir,
+        steps,
+        _file: file,
     }
 }
 

@@ -6,20 +6,14 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use super::common::*;
-use super::steps::{Stepped, Steps};
+use super::steps::Steps;
 use retryspoolfs::Error;
 use retryspoolfs::spool::Errno::{EIO, ENOENT, ENOSPC, ESTALE, ETIMEDOUT};
 use retryspoolfs::spool::{OpenMode, Spool};
 
 fn stepped() -> (Mounted, Arc<Steps>) {
-    let steps = Arc::new(Steps::default());
-    let m = mounted_over(
-        |_| {},
-        |inner| {
-            let steps = steps.clone();
-            Box::new(Stepped { inner, steps })
-        },
-    );
+    let m = mounted();
+    let steps = m.steps.clone();
     (m, steps)
 }
 

@@ -1,4 +1,5 @@
-//! A store whose steps a test can make fail, or look into while they are under way.
+//! A store that several mounts may share, and whose steps a test can make fail, or look into
+//! while they are under way.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -44,7 +45,7 @@ impl Steps {
 
 /// The store itself.
 pub struct Stepped {
-    pub inner: Box<dyn Backend>,
+    pub inner: Arc<dyn Backend>,
     pub steps: Arc<Steps>,
 }
 
