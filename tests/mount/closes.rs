@@ -42,8 +42,9 @@ fn tell(mount: &Mount) {
     mount.bash("echo > $WORK/in").ok();
 }
 
-/// What a script does to be heard, and to wait for the answer.
-const PAUSE: &str = "echo here > $WORK/out; read line < $WORK/in";
+/// What a script does to be heard, and to wait for the answer: in a process of its own, since a
+/// redirection of the opener itself closes a copy of what it opened.
+const PAUSE: &str = "(echo here > $WORK/out; read line < $WORK/in)";
 
 fn priority(mount: &Mount) -> Option<i64> {
     mount.spool().get("x").map(|x| x.priority)
@@ -271,9 +272,8 @@ open(work + "/in").read()
 fn a_writer_killed_in_the_middle_stores_nothing() {
     for mount in [mount(), mount_with_x()] {
         let before = mount.spool().rows();
-        let script = "exec > hold/x.json; head -c 30 $WORK/x.json; exec 3<> $WORK/in
-            echo here > $WORK/out; read line <&3";
-        let writer = mount.start_in(&["bash"], script);
+        let script = format!("exec > hold/x.json; head -c 30 $WORK/x.json; {PAUSE}");
+        let writer = mount.start_in(&["bash"], &script);
         assert_eq!(hear(&mount), "here");
         writer.kill();
         writer.wait_killed();
@@ -288,9 +288,8 @@ fn a_writer_killed_in_the_middle_stores_nothing() {
 #[test]
 fn a_writer_killed_after_the_last_byte_has_written() {
     for mount in [mount(), mount_with_x()] {
-        let script = "exec > hold/x.json; cat $WORK/x.json; exec 3<> $WORK/in
-            echo here > $WORK/out; read line <&3";
-        let writer = mount.start_in(&["bash"], script);
+        let script = format!("exec > hold/x.json; cat $WORK/x.json; {PAUSE}");
+        let writer = mount.start_in(&["bash"], &script);
         assert_eq!(hear(&mount), "here");
         assert_ne!(priority(&mount), Some(7));
         writer.kill();

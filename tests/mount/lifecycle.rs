@@ -418,9 +418,11 @@ for thread in threads: thread.join()
         mount.kill();
         load.wait();
         let lines = lines();
+        // Some thread saw the end of the daemon, and not the end of what it could do.
+        let cut = [libc::ENOTCONN, libc::ECONNABORTED].map(|errno| format!("stopped {errno}"));
         assert!(
-            lines.contains("stopped"),
-            "the load ended before the kill: {EACH} is too few"
+            cut.iter().any(|line| lines.contains(line)),
+            "the load was over too early"
         );
         for line in lines.lines() {
             let words: Vec<&str> = line.split(' ').collect();

@@ -15,6 +15,7 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 /// What a script did.
 #[derive(Debug)]
 pub struct Output {
+    #[allow(dead_code, reason = "a failed assertion shows it")]
     pub script: String,
     pub status: ExitStatus,
     pub stdout: String,
