@@ -250,7 +250,10 @@ fn bad_documents_are_refused_when_a_file_is_renamed_onto_the_message() {
         }
         assert_eq!(mount.spool().rows(), before, "{what}");
     }
-    mount.refused("rename hold/.draft EBADMSG", "unknown key \"Priorty\"");
+    mount.refused(
+        "rename hold/.draft -> hold/a.json EBADMSG",
+        "unknown key \"Priorty\"",
+    );
     let onto_another = mount.bash("mv hold/.draft hold/c.json");
     onto_another.fails("Bad message");
     assert_eq!(mount.bash("find . -type f").ok(), "./deferred/a.json");

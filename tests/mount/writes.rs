@@ -32,7 +32,10 @@ fn only_priority_is(mount: &Mount, before: &MessageMetadata, priority: i64) {
         priority.to_string()
     );
     assert_eq!(mount.bash("ls -A deferred").ok(), "a.json");
-    assert_eq!(mount.errors(), Vec::<String>::new());
+    // What a tool tries first and then does without is no error of the user's.
+    let mut errors = mount.errors();
+    errors.retain(|line| !line.starts_with("link "));
+    assert_eq!(errors, Vec::<String>::new());
 }
 
 /// Each tool sets the Priority of `deferred/a.json` to 7.
@@ -186,7 +189,7 @@ fn an_old_copy_undoes_nothing() {
     mount
         .bash("cp $WORK/a.json deferred/.new; mv deferred/.new deferred/a.json")
         .fails("Stale file handle");
-    mount.refused("rename deferred/.new ESTALE", "");
+    mount.refused("rename deferred/.new -> deferred/a.json ESTALE", "");
     assert_eq!(spool.rows(), before);
     // Read again, edited again: accepted.
     mount
