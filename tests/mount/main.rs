@@ -1,1 +1,15 @@
-fn main() {}
+//! Real mounts, driven by real tools.
+//!
+//! Each test makes a spool of its own, mounts it with the built program, does what an operator or
+//! a script would do, and looks at what is stored. A machine that cannot mount fails; nothing here
+//! is skipped. The tests act as several users, so they run as root.
+
+mod badinput;
+mod closes;
+mod lifecycle;
+mod moves;
+mod race;
+mod scratch;
+mod support;
+mod tree;
+mod writes;

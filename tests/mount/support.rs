@@ -1,0 +1,28 @@
+//! What the tests stand on: a spool, a mount of it, shells with a deadline, and system calls whose
+//! errno is seen.
+
+mod mount;
+mod shell;
+mod spool;
+mod sys;
+
+use std::time::{Duration, Instant};
+
+pub use mount::{Mount, program};
+pub use shell::{Output, Script};
+pub use spool::{Spool, ago, message};
+pub use sys::{
+    Named, close, create, errno, open, rename, rename_with, stat, store, truncate, write,
+};
+
+/// How long anything here may take, on a machine that others keep busy.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Waits for what will be true at some moment; there is nothing to wait on but the thing itself.
+pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        assert!(start.elapsed() < DEADLINE, "never came true: {what}");
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
