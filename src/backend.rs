@@ -145,6 +145,15 @@ pub struct StateInfo {
     pub changed: Timestamp,
 }
 
+/// How long messages have waited in a state, and when one is due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ages {
+    /// The earliest Created in it; `None` in an empty state.
+    pub oldest: Option<Timestamp>,
+    /// The earliest NextRetry in it that is not "never"; `None` where there is none.
+    pub next_due: Option<Timestamp>,
+}
+
 /// One change of one message, by whomever.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -325,6 +334,9 @@ pub trait Backend: Send + Sync {
 
     /// The state's count and the time of its last change.
     fn state_info(&self, ctx: &Context, state: QueueState) -> Result<StateInfo>;
+
+    /// The state's oldest message and the next retry that is due, to the second.
+    fn ages(&self, ctx: &Context, state: QueueState) -> Result<Ages>;
 
     /// Whether the store's log of changes knows that the message once was at this Updated and
     /// has changed since. The log is bounded: `false` may also mean that it was too long ago.

@@ -17,7 +17,8 @@ use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::locator::Progress;
 use super::{
-    Backend, ChangeFeed, Context, Error, Factory, Result, Space, StateCounterBackend, StateInfo,
+    Ages, Backend, ChangeFeed, Context, Error, Factory, Result, Space, StateCounterBackend,
+    StateInfo,
 };
 use crate::model::{
     MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState, Revision,
@@ -394,6 +395,10 @@ impl Backend for SqliteBackend {
 
     fn state_info(&self, ctx: &Context, state: QueueState) -> Result<StateInfo> {
         self.read_settled(ctx, |conn| reader::state_info(conn, state))
+    }
+
+    fn ages(&self, ctx: &Context, state: QueueState) -> Result<Ages> {
+        self.read_settled(ctx, |conn| reader::ages(conn, state))
     }
 
     fn was_revision(&self, ctx: &Context, id: &MessageId, updated: Timestamp) -> Result<bool> {

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -200,7 +201,9 @@ impl Spool {
         let ino = self.inodes.look_up(id, state);
         let writer = writer(caller, (ino, id, state), mode, opened, draft, origin);
         let brief = brief.unwrap_or_else(|| Brief::of_bytes(0, Timestamp::now()));
+        // A name that is not committed may go any moment, and its size is the writer's alone.
         let attr = self.message_attr(ino, brief, Some(&writer));
+        let attr = attr.valid(Duration::ZERO, Duration::ZERO);
         let fh = self.keep(ino, Handle::Writer(writer));
         Ok((attr, fh))
     }

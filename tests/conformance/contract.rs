@@ -57,6 +57,7 @@ macro_rules! conformance {
             counts_are_exact
             the_counter_is_the_state_info
             a_change_of_a_state_is_dated
+            ages_are_the_oldest_and_the_next_due
             scan_pages_in_byte_order
             scan_stored_gives_what_get_gives
             listings_page_and_sort

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use retryspoolfs::backend::{ChangeFeed, Result, Space, StateInfo};
+use retryspoolfs::backend::{Ages, ChangeFeed, Result, Space, StateInfo};
 use retryspoolfs::{
     Backend, Context, Error, MessageId, MessageListOptions, MessageListResult, MessageMetadata,
     QueueState, Revision, StateCounterBackend, Stored, Timestamp,
@@ -74,6 +74,7 @@ impl Backend for Stepped {
         scan(ctx: &Context, state: QueueState, after: Option<&MessageId>, limit: usize) -> Vec<MessageId>;
         scan_stored(ctx: &Context, state: QueueState, after: Option<&MessageId>, limit: usize) -> Vec<(MessageId, Result<Stored>)>;
         state_info(ctx: &Context, state: QueueState) -> StateInfo;
+        ages(ctx: &Context, state: QueueState) -> Ages;
         was_revision(ctx: &Context, id: &MessageId, updated: Timestamp) -> bool;
         sync(ctx: &Context) -> ();
         space() -> Space;

@@ -16,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::error::from_sqlite;
 use super::open::{self, Access, Place};
 use super::{row, views};
-use crate::backend::{Result, StateInfo};
+use crate::backend::{Ages, Result, StateInfo};
 use crate::model::{
     MessageId, MessageListOptions, MessageListResult, QueueState, SortBy, SortOrder, Stored,
     Timestamp,
@@ -249,6 +249,20 @@ pub fn state_info(conn: &Connection, state: QueueState) -> rusqlite::Result<Stat
                 },
             })
         })
+}
+
+/// A state's oldest message and next retry.
+pub fn ages(conn: &Connection, state: QueueState) -> rusqlite::Result<Ages> {
+    let time = |seconds: Option<i64>| seconds.and_then(|seconds| Timestamp::new(seconds, 0));
+    conn.prepare_cached(&format!(
+        "SELECT min(m.created), min(m.next_retry) FILTER (WHERE m.next_retry > ?2) {FROM_MESSAGES}"
+    ))?
+    .query_row((state.number(), Timestamp::ZERO.seconds()), |row| {
+        Ok(Ages {
+            oldest: time(row.get(0)?),
+            next_due: time(row.get(1)?),
+        })
+    })
 }
 
 /// Whether the log knows the revision as one that the message had and has no more.

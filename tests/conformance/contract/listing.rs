@@ -319,3 +319,29 @@ pub fn strange_ids_are_ordinary(spool: &Spool) {
     }
     assert_eq!(count(&*store, Bounce), 0);
 }
+
+pub fn ages_are_the_oldest_and_the_next_due(spool: &Spool) {
+    let store = spool.open();
+    let ages = || {
+        let ages = store.ages(&ctx(), Deferred).unwrap();
+        [ages.oldest, ages.next_due].map(|at| at.map(Timestamp::seconds))
+    };
+    assert_eq!(ages(), [None, None]);
+    for (name, created, next_retry) in [
+        ("a", T0 + 50, time(T0 + 900, 5)),
+        ("b", T0 + 20, time(T0 + 700, 250_000_000)),
+        ("c", T0 + 90, Timestamp::ZERO),
+    ] {
+        let message = MessageMetadata {
+            created: time(created, 1),
+            next_retry,
+            ..message(name, Deferred)
+        };
+        store.insert(&ctx(), &message).unwrap();
+    }
+    assert_eq!(ages(), [Some(T0 + 20), Some(T0 + 700)]);
+    store.relocate(&ctx(), &id("b"), Deferred, Hold).unwrap();
+    assert_eq!(ages(), [Some(T0 + 50), Some(T0 + 900)]);
+    store.remove(&ctx(), &id("a"), Deferred, None).unwrap();
+    assert_eq!(ages(), [Some(T0 + 90), None]);
+}
