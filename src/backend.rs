@@ -150,7 +150,8 @@ pub struct StateInfo {
 pub struct Ages {
     /// The earliest Created in it; `None` in an empty state.
     pub oldest: Option<Timestamp>,
-    /// The earliest NextRetry in it that is not "never"; `None` where there is none.
+    /// Of `deferred`, the earliest NextRetry that is not "never"; `None` where there is none, and
+    /// of every other state: nothing waits for a retry there.
     pub next_due: Option<Timestamp>,
 }
 

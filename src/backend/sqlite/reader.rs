@@ -253,15 +253,18 @@ pub fn state_info(conn: &Connection, state: QueueState) -> rusqlite::Result<Stat
 
 /// A state's oldest message and next retry.
 pub fn ages(conn: &Connection, state: QueueState) -> rusqlite::Result<Ages> {
-    let time = |seconds: Option<i64>| seconds.and_then(|seconds| Timestamp::new(seconds, 0));
-    conn.prepare_cached(&format!(
-        "SELECT min(m.created), min(m.next_retry) FILTER (WHERE m.next_retry > ?2) {FROM_MESSAGES}"
-    ))?
-    .query_row((state.number(), Timestamp::ZERO.seconds()), |row| {
-        Ok(Ages {
-            oldest: time(row.get(0)?),
-            next_due: time(row.get(1)?),
-        })
+    let first = |sql: &str| -> rusqlite::Result<Option<Timestamp>> {
+        let mut query = conn.prepare_cached(sql)?;
+        let seconds: Option<i64> = query.query_row([state.number()], |row| row.get(0))?;
+        Ok(seconds.and_then(|seconds| Timestamp::new(seconds, 0)))
+    };
+    Ok(Ages {
+        oldest: first("SELECT min(created_secs) FROM rs_message WHERE state = ?1")?,
+        // The index has no other state's.
+        next_due: first(
+            "SELECT min(retry_secs) FROM rs_message \
+             WHERE ?1 = 2 AND state = 2 AND retry_secs > -62135596800",
+        )?,
     })
 }
 
@@ -323,17 +326,16 @@ fn page_sql(options: &MessageListOptions) -> String {
         SortOrder::Asc => "ASC",
         SortOrder::Desc => "DESC",
     };
-    let exact_created = "CASE r.created_secs WHEN m.created THEN r.created_nanos ELSE 0 END";
     let keys = match options.sort_by {
         SortBy::Id => String::new(),
-        SortBy::Created => format!("m.created {order}, {exact_created} {order}, "),
+        SortBy::Created => format!("r.created_secs {order}, r.created_nanos {order}, "),
         SortBy::Updated => format!("r.secs {order}, r.nanos {order}, "),
         SortBy::Priority => format!("m.priority {order}, "),
         SortBy::Attempts => format!("m.attempts {order}, "),
     };
     // Orders that the side table has by itself need no second look-up for each row.
     let covered =
-        matches!(options.sort_by, SortBy::Id | SortBy::Updated) && options.since.is_none();
+        !matches!(options.sort_by, SortBy::Priority | SortBy::Attempts) && options.since.is_none();
     // Each text takes the same four values, so one without a time must still name it.
     let (from, since) = match options.since {
         _ if covered => ("FROM rs_message r WHERE r.state = ?1", " AND ?2 IS NULL"),

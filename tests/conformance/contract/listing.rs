@@ -344,4 +344,7 @@ pub fn ages_are_the_oldest_and_the_next_due(spool: &Spool) {
     assert_eq!(ages(), [Some(T0 + 50), Some(T0 + 900)]);
     store.remove(&ctx(), &id("a"), Deferred, None).unwrap();
     assert_eq!(ages(), [Some(T0 + 90), None]);
+    // The moved one still has a time, and waits for nothing.
+    let held = store.ages(&ctx(), Hold).unwrap();
+    assert_eq!((held.oldest, held.next_due), (Some(time(T0 + 20, 0)), None));
 }
