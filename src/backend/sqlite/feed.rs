@@ -91,8 +91,9 @@ impl ChangeFeed for Feed {
     fn changes(&self, ctx: &Context, after: u64, limit: usize) -> Result<Changes> {
         loop {
             // Read before the log is: a commit between the two is found by the next look.
-            let (version, found) =
-                self.run(ctx, |conn| Ok((data_version(conn)?, read(conn, after, limit)?)))?;
+            let (version, found) = self.run(ctx, |conn| {
+                Ok((data_version(conn)?, read(conn, after, limit)?))
+            })?;
             if found.lost || found.cursor != after {
                 return Ok(found);
             }
