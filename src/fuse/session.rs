@@ -43,16 +43,12 @@ pub struct Mount {
 /// of this program is taken away first.
 pub fn check_mountpoint(mountpoint: &Path) -> Result<PathBuf, Failure> {
     let shown = mountpoint.display();
-    let metadata = match fs::metadata(mountpoint) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-            detach(mountpoint).map_err(|error| {
-                format!("mountpoint {shown}: a dead mount is there and can't be taken away: {error}; try: umount -l {shown}")
-            })?;
-            fs::metadata(mountpoint)
-        }
-        metadata => metadata,
-    };
-    let metadata = metadata.map_err(|error| match error.kind() {
+    if is_dead(mountpoint) {
+        detach(mountpoint).map_err(|error| {
+            format!("mountpoint {shown}: a dead mount is there and can't be taken away: {error}; try: umount -l {shown}")
+        })?;
+    }
+    let metadata = fs::metadata(mountpoint).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
             format!("mountpoint {shown} does not exist; make it: mkdir -p {shown}")
         }
@@ -71,7 +67,27 @@ pub fn check_mountpoint(mountpoint: &Path) -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
-/// The source of this program's mount at that path, if there is one.
+/// Whether a mount is there whose daemon is gone. What the kernel remembers of it does not count.
+fn is_dead(mountpoint: &Path) -> bool {
+    let Ok(path) = std::ffi::CString::new(mountpoint.as_os_str().as_bytes()) else {
+        return false;
+    };
+    let mut found = std::mem::MaybeUninit::<libc::statx>::uninit();
+    // SAFETY: the path is a C string, and `found` has room for what statx writes.
+    let answer = unsafe {
+        libc::statx(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_STATX_FORCE_SYNC,
+            libc::STATX_TYPE,
+            found.as_mut_ptr(),
+        )
+    };
+    answer != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOTCONN)
+}
+
+/// The source of what is mounted at that path, if anything is. An automounter's own entry is none:
+/// it waits for just this mount.
 fn mounted_at(path: &Path) -> Option<String> {
     let table = fs::read("/proc/self/mountinfo").ok()?;
     let wanted = escaped(path.as_os_str().as_bytes());
@@ -85,8 +101,7 @@ fn mounted_at(path: &Path) -> Option<String> {
             // The last one lies on top.
             let kind = fields.get(dash + 1).copied().unwrap_or_default();
             let source = fields.get(dash + 2).copied().unwrap_or_default();
-            found = (kind == b"fuse.retryspoolfs")
-                .then(|| String::from_utf8_lossy(source).into_owned());
+            found = (kind != b"autofs").then(|| String::from_utf8_lossy(source).into_owned());
         }
     }
     found
