@@ -13,9 +13,12 @@ use crate::model::{
     Revision, Stored, Timestamp,
 };
 
+mod audit;
 pub mod locator;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+
+pub use audit::{AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize};
 
 /// What every call of a store returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -269,6 +272,11 @@ pub trait Backend: Send + Sync {
 
     /// This store's feed of changes, if it knows what other writers do.
     fn change_feed(&self) -> Option<&dyn ChangeFeed>;
+
+    /// This store's audit log, if it keeps one.
+    fn audit(&self) -> Option<&dyn AuditLog> {
+        None
+    }
 
     /// The message of that ID with its revision, or `None`.
     fn get(&self, ctx: &Context, id: &MessageId) -> Result<Option<Stored>>;

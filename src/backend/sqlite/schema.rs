@@ -56,7 +56,9 @@ const COLUMNS: [(&str, &str); 12] = [
 ];
 
 /// What of ours a prepared file must have.
-const OURS: [&str; 9] = [
+const OURS: [&str; 11] = [
+    "rs_audit",
+    "rs_audit_limit",
     "rs_change",
     "rs_change_made",
     "rs_deleted",
