@@ -72,12 +72,14 @@ const COLUMNS: [(&str, &str); 12] = [
 ];
 
 /// What of ours a prepared file must have.
-const OURS: [&str; 11] = [
+const OURS: [&str; 13] = [
+    "rs_age",
     "rs_audit",
     "rs_audit_limit",
     "rs_change",
     "rs_change_made",
     "rs_deleted",
+    "rs_due",
     "rs_inserted",
     "rs_log",
     "rs_log_appended",
