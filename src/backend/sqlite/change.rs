@@ -8,6 +8,7 @@
 
 use rusqlite::{Connection, OptionalExtension, named_params};
 
+use super::recount::Mend;
 use super::{row, schema};
 use crate::backend::{Actor, Error, Result};
 use crate::model::{MessageId, MessageMetadata, QueueState, Revision, Timestamp};
@@ -46,6 +47,8 @@ pub enum Change {
     },
     /// Moves doubtful rows to the bucket they belong to; the answer means nothing.
     Settle,
+    /// Takes account of what was changed past the triggers; the answer means nothing.
+    Mend(Mend),
 }
 
 /// How many doubtful rows one [`Change::Settle`] moves: about a millisecond's worth.
@@ -75,6 +78,7 @@ impl Change {
             Change::Relocate { id, from, to } => relocate(conn, id, *from, *to),
             Change::Remove { id, from, seen } => remove(conn, id, *from, *seen),
             Change::Settle => settle_some(conn).map(|()| Ok(Timestamp::ZERO.into())),
+            Change::Mend(mend) => mend.run(conn).map(|()| Ok(Timestamp::ZERO.into())),
         }
     }
 }
