@@ -57,6 +57,8 @@ use recount::Walk;
 use schema::Verdict;
 use writer::Writer;
 
+pub use snapshot::compact;
+
 /// Makes stores over one SQLite file.
 ///
 /// ```

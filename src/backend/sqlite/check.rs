@@ -13,13 +13,17 @@ use super::error::from_sqlite;
 use super::recount::{Key, Walk};
 use super::schema;
 use crate::backend::check::{Check, Remedy, unreadable};
-use crate::backend::{Context, Result};
+use crate::backend::{Context, Error, Result};
 use crate::newfile;
 
 impl SqliteBackend {
     pub(super) fn check_all(&self, ctx: &Context, check: &mut Check<'_>) -> Result<()> {
         let deadline = ctx.deadline();
-        for what in self.readers.run(deadline, integrity)? {
+        let complaints = match self.readers.run(deadline, integrity) {
+            Err(Error::Corrupt(what)) => vec![what],
+            complaints => complaints?,
+        };
+        for what in complaints {
             check.tell("file", what, Remedy::Person);
         }
         if !(check.going)() {
