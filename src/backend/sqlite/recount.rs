@@ -119,25 +119,24 @@ impl Mend {
 /// `updated` as the triggers take it.
 const UPDATED: &str = "max(-62135596800, min(CAST(m.updated AS INTEGER), 253402300799))";
 
+/// The other times that a side row repeats.
+const TIMES: &str = "CAST(m.created AS INTEGER), CAST(m.next_retry AS INTEGER)";
+
 fn mend(conn: &Connection, id: &Key) -> rusqlite::Result<()> {
     let stored: Option<Stored> = conn
         .prepare_cached(&format!(
-            "SELECT m.id, m.state, {UPDATED} FROM messages m WHERE m.id = ?1"
+            "SELECT m.id, m.state, {UPDATED}, {TIMES} FROM messages m WHERE m.id = ?1"
         ))?
-        .query_row([id], |row| {
-            Ok(Stored {
-                bucket: bucket(row, 0, 1)?,
-                updated: row.get(2)?,
-            })
-        })
+        .query_row([id], Stored::read)
         .optional()?;
     let mut sides = conn.prepare_cached(
-        "SELECT state, secs FROM rs_message WHERE id = ?1 AND state IN (0, 1, 2, 3, 4, 5, 6, 7)",
+        "SELECT state, secs, created_secs, retry_secs FROM rs_message \
+         WHERE id = ?1 AND state IN (0, 1, 2, 3, 4, 5, 6, 7)",
     )?;
-    let sides: Vec<(i64, i64)> = sides
-        .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
+    let sides: Vec<Side> = sides
+        .query_map([id], |row| Side::read(row, 0))?
         .collect::<rusqlite::Result<_>>()?;
-    for (state, _) in sides.iter().skip(1) {
+    for Side { bucket: state, .. } in sides.iter().skip(1) {
         // The counts are compared after the rows.
         conn.prepare_cached("DELETE FROM rs_message WHERE state = ?1 AND id = ?2")?
             .execute((state, id))?;
@@ -148,7 +147,7 @@ fn mend(conn: &Connection, id: &Key) -> rusqlite::Result<()> {
             .prepare_cached("INSERT INTO rs_change (id) VALUES (?1)")?
             .execute([id])
             .map(drop),
-        (Some(stored), side) if stored.differs(side.copied()).is_none() => Ok(()),
+        (Some(stored), side) if stored.differs(side).is_none() => Ok(()),
         // Shows the row to the triggers.
         (Some(_), _) => conn
             .prepare_cached("UPDATE messages SET state = state WHERE id = ?1")?
@@ -161,24 +160,52 @@ fn mend(conn: &Connection, id: &Key) -> rusqlite::Result<()> {
 struct Stored {
     bucket: i64,
     updated: i64,
+    /// Created and NextRetry.
+    times: [Option<i64>; 2],
+}
+
+/// The same of a side row.
+struct Side {
+    bucket: i64,
+    secs: i64,
+    times: [Option<i64>; 2],
 }
 
 impl Stored {
-    /// How it differs from its side row's bucket and second, if it does.
-    fn differs(&self, side: Option<(i64, i64)>) -> Option<String> {
+    /// From the ID, the state, `UPDATED` and `TIMES`.
+    fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
+        Ok(Stored {
+            bucket: bucket(row, 0, 1)?,
+            updated: row.get(2)?,
+            times: [row.get(3)?, row.get(4)?],
+        })
+    }
+
+    /// How it differs from its side row, if it does.
+    fn differs(&self, side: Option<&Side>) -> Option<String> {
         match side {
             None => Some("is not counted".into()),
-            Some((schema::DOUBTFUL, _)) => None,
-            Some((bucket, _)) if bucket != self.bucket => Some(format!(
+            Some(side) if side.bucket == schema::DOUBTFUL => None,
+            Some(side) if side.bucket != self.bucket => Some(format!(
                 "is {}, and counted {}",
                 place(self.bucket),
-                place(bucket)
+                place(side.bucket)
             )),
-            Some((_, secs)) if secs < self.updated => {
+            Some(side) if side.secs < self.updated || side.times != self.times => {
                 Some("was changed without a new revision".into())
             }
             Some(_) => None,
         }
+    }
+}
+
+impl Side {
+    fn read(row: &Row<'_>, at: usize) -> rusqlite::Result<Side> {
+        Ok(Side {
+            bucket: row.get(at)?,
+            secs: row.get(at + 1)?,
+            times: [row.get(at + 2)?, row.get(at + 3)?],
+        })
     }
 }
 
@@ -307,24 +334,21 @@ fn rows(conn: &Connection, after: i64) -> rusqlite::Result<Step<i64>> {
         )?
         .query_row((after, ROWS), |row| row.get(0))?;
     let mut odd = conn.prepare_cached(&format!(
-        "SELECT m.id, m.state, {UPDATED}, r.state, r.secs FROM messages m \
+        "SELECT m.id, m.state, {UPDATED}, {TIMES}, r.state, r.secs, r.created_secs, r.retry_secs FROM messages m \
          LEFT JOIN rs_message r ON r.id = m.id AND r.state IN (0, 1, 2, 3, 4, 5, 6, 7) \
          WHERE m.rowid > ?1 AND m.rowid <= ?2 AND m.id IS NOT NULL AND NOT EXISTS (\
          SELECT 1 FROM rs_message s WHERE s.state = m.state AND s.id = m.id AND s.state < 6 \
-         AND s.secs >= {UPDATED})"
+         AND s.secs >= {UPDATED} AND (s.created_secs, s.retry_secs) IS ({TIMES}))"
     ))?;
     let mut rows = odd.query((after, end))?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let stored = Stored {
-            bucket: bucket(row, 0, 1)?,
-            updated: row.get(2)?,
-        };
-        let side = match row.get::<_, Option<i64>>(3)? {
-            Some(state) => Some((state, row.get(4)?)),
+        let stored = Stored::read(row)?;
+        let side = match row.get::<_, Option<i64>>(5)? {
+            Some(_) => Some(Side::read(row, 5)?),
             None => None,
         };
-        if let Some(what) = stored.differs(side) {
+        if let Some(what) = stored.differs(side.as_ref()) {
             found.push((Key::at(row, 0)?, what));
         }
     }
