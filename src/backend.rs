@@ -16,12 +16,14 @@ use crate::model::{
     QueueState, Revision, Stored, Timestamp,
 };
 
+mod audit;
 pub mod check;
 pub mod locator;
 mod selection;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+pub use audit::{AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize};
 pub use selection::{Pages, Selected};
 
 /// What every call of a store returns.
@@ -278,6 +280,11 @@ pub trait Backend: Send + Sync {
 
     /// This store's feed of changes, if it knows what other writers do.
     fn change_feed(&self) -> Option<&dyn ChangeFeed>;
+
+    /// This store's audit log, if it keeps one.
+    fn audit(&self) -> Option<&dyn AuditLog> {
+        None
+    }
 
     /// The message of that ID with its revision, or `None`.
     fn get(&self, ctx: &Context, id: &MessageId) -> Result<Option<Stored>>;

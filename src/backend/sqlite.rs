@@ -4,12 +4,13 @@
 //! Owns: the store's life, from a path to its end; which call goes to the writer and which to the
 //! readers.
 //! May fail: with [`Error`]; see each call's contract at [`Backend`].
-//! Must not know: documents, files of a mount.
+//! Must not know: files of a mount.
 //!
 //! The parts: `schema` (the tables), `open` (which files are accepted), `prepare` (a RetrySpool
 //! file's first time), `reserve` (room for a full disk), `change` and `writer` (what is written, and how writes share a commit),
-//! `reader`, `views` and `row` (what is read), `feed` (what changed), `flush` (what is on the disk),
-//! `recount` and `check` (whether all of it agrees), `snapshot` (a copy of one moment), `error`.
+//! `reader`, `views` and `row` (what is read), `feed` (what changed), `audit` (who changed it),
+//! `flush` (what is on the disk), `recount` and `check` (whether all of it agrees), `snapshot` (a
+//! copy of one moment), `error`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,8 +20,8 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use super::check::Check;
 use super::locator::Progress;
 use super::{
-    Ages, Backend, ChangeFeed, Context, Error, Factory, Result, Selected, Space,
-    StateCounterBackend, StateInfo,
+    Ages, AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize, Backend, ChangeFeed, Context,
+    Error, Factory, Result, Selected, Space, StateCounterBackend, StateInfo,
 };
 use crate::model::{
     Filter, MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState,
@@ -28,6 +29,7 @@ use crate::model::{
 };
 use crate::newfile::NewFile;
 
+mod audit;
 mod change;
 mod check;
 mod error;
@@ -262,6 +264,15 @@ impl SqliteBackend {
         }
     }
 
+    fn read<T>(
+        &self,
+        ctx: &Context,
+        query: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let _open = self.enter()?;
+        self.readers.run(ctx.deadline(), query)
+    }
+
     /// Runs a query that needs every row in its bucket.
     fn read_settled<T>(
         &self,
@@ -361,17 +372,17 @@ impl Backend for SqliteBackend {
         self.feed.as_ref().map(|feed| feed as &dyn ChangeFeed)
     }
 
+    fn audit(&self) -> Option<&dyn AuditLog> {
+        // A file that was never prepared has no side tables at all.
+        self.feed.as_ref().map(|_| self as &dyn AuditLog)
+    }
+
     fn get(&self, ctx: &Context, id: &MessageId) -> Result<Option<Stored>> {
-        let _open = self.enter()?;
-        self.readers
-            .run(ctx.deadline(), |conn| reader::get(conn, id))?
-            .transpose()
+        self.read(ctx, |conn| reader::get(conn, id))?.transpose()
     }
 
     fn locate(&self, ctx: &Context, id: &MessageId) -> Result<Option<QueueState>> {
-        let _open = self.enter()?;
-        self.readers
-            .run(ctx.deadline(), |conn| reader::locate(conn, id))
+        self.read(ctx, |conn| reader::locate(conn, id))
     }
 
     fn insert(&self, ctx: &Context, metadata: &MessageMetadata) -> Result<Revision> {
@@ -473,10 +484,7 @@ impl Backend for SqliteBackend {
     }
 
     fn was_revision(&self, ctx: &Context, id: &MessageId, updated: Timestamp) -> Result<bool> {
-        let _open = self.enter()?;
-        self.readers.run(ctx.deadline(), |conn| {
-            reader::was_revision(conn, id, updated)
-        })
+        self.read(ctx, |conn| reader::was_revision(conn, id, updated))
     }
 
     fn sync(&self, ctx: &Context) -> Result<()> {
@@ -525,6 +533,38 @@ impl Backend for SqliteBackend {
 }
 
 impl StateCounterBackend for SqliteBackend {}
+
+impl AuditLog for SqliteBackend {
+    fn entries(
+        &self,
+        ctx: &Context,
+        query: &AuditQuery,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<AuditEntry>> {
+        self.read(ctx, |conn| audit::entries(conn, query, after, limit))
+    }
+
+    fn old_document(&self, ctx: &Context, seq: u64) -> Result<Option<String>> {
+        self.read(ctx, |conn| audit::old_document(conn, seq))
+    }
+
+    fn size(&self, ctx: &Context) -> Result<AuditSize> {
+        self.read(ctx, audit::size)
+    }
+
+    fn limits(&self, ctx: &Context) -> Result<AuditLimits> {
+        self.read(ctx, audit::limits)
+    }
+
+    fn set_limits(&self, ctx: &Context, limits: AuditLimits) -> Result<()> {
+        self.change(ctx, Change::Limit(limits))?;
+        while self.read(ctx, audit::is_overdue)? {
+            self.change(ctx, Change::Trim)?;
+        }
+        Ok(())
+    }
+}
 
 impl Drop for SqliteBackend {
     fn drop(&mut self) {

@@ -200,7 +200,7 @@ pub fn differing(conn: &Connection) -> rusqlite::Result<Vec<Part>> {
 }
 
 /// Makes what differs anew, in one transaction. Where that is a table, what the file had of ours
-/// goes, and the file has to be prepared again.
+/// goes, the logs as well, and the file has to be prepared again.
 pub fn mend(conn: &Connection) -> rusqlite::Result<()> {
     let transaction =
         rusqlite::Transaction::new_unchecked(conn, rusqlite::TransactionBehavior::Immediate)?;
