@@ -6,7 +6,10 @@
 //! May fail: with [`Error`], which callers match by variant, never by text.
 //! Must not know: files, FUSE, JSON.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+use check::Check;
 
 use crate::model::{
     Filter, InvalidId, MessageId, MessageListOptions, MessageListResult, MessageMetadata,
@@ -14,6 +17,7 @@ use crate::model::{
 };
 
 mod audit;
+pub mod check;
 pub mod locator;
 mod selection;
 #[cfg(feature = "sqlite")]
@@ -391,6 +395,48 @@ pub trait Backend: Send + Sync {
 
     /// The disk or service that the store is on.
     fn space(&self) -> Result<Space>;
+
+    /// Looks at everything that has to hold in the store, beside its writers, and mends what it
+    /// can if that is asked for. Where something was mended past the feed, the feed says that
+    /// changes were missed ([`Changes::lost`]).
+    fn check(&self, ctx: &Context, check: &mut Check<'_>) -> Result<()> {
+        check::by_contract(self, ctx, check)
+    }
+
+    /// Looks for what other programs changed past this store's notice, in short steps beside its
+    /// writers, and takes account of it as a repairing [`check`](Backend::check) does. Gives how
+    /// much there was. `going` is asked between steps, with a pause after each; `false` ends it.
+    fn recount(&self, ctx: &Context, going: &dyn Fn() -> bool) -> Result<u64> {
+        let _ = (ctx, going);
+        Ok(0)
+    }
+
+    /// Writes the store as it is at one moment to a new file, of mode 0600, that can be opened as
+    /// a store; beside its writers, who need not wait. The file is there whole, and on the disk,
+    /// or not at all. `going` is asked now and then; `false` ends it with [`Error::Busy`].
+    fn snapshot(
+        &self,
+        ctx: &Context,
+        file: &Path,
+        going: &(dyn Fn() -> bool + Sync),
+    ) -> Result<()> {
+        let _ = (ctx, file, going);
+        Err(Error::Unavailable(
+            "this kind of store makes no snapshots; `retryspoolfs copy` copies it to one that does"
+                .into(),
+        ))
+    }
+
+    /// The store as it was at one moment during the call, for reading; `None` if this kind of
+    /// store can't give that.
+    fn frozen(
+        &self,
+        ctx: &Context,
+        going: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Box<dyn Backend>>> {
+        let _ = (ctx, going);
+        Ok(None)
+    }
 }
 
 /// A [`Backend`] that counts fast.
