@@ -18,7 +18,7 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::spool::{self, Attr, Caller, DirEntry, OpenMode, Refusal, Spool, Validity};
+use crate::spool::{self, Attr, Caller, DirEntry, OpenMode, PageUse, Refusal, Spool, Validity};
 
 use options::MountOptions;
 
@@ -331,7 +331,8 @@ impl Filesystem for Adapter {
                 .0
                 .open(&caller(request), ino.0, OpenMode::from(flags.0));
             answer!(reply, opened, |fh| {
-                reply.opened(FileHandle(fh), fopen_flags(self.0.is_judged_at_close(fh)));
+                let judged = self.0.is_judged_at_close(fh);
+                reply.opened(FileHandle(fh), fopen_flags(judged, self.0.page_use(fh)));
             });
         });
     }
@@ -350,7 +351,7 @@ impl Filesystem for Adapter {
             let mode = OpenMode::from(flags);
             let created = self.0.create(&caller(request), parent.0, name, mode);
             answer!(reply, created, |(attr, fh)| {
-                let flags = fopen_flags(self.0.is_judged_at_close(fh));
+                let flags = fopen_flags(self.0.is_judged_at_close(fh), PageUse::Past);
                 reply.created(
                     &shorter(&attr),
                     &file_attr(&attr),
@@ -598,13 +599,18 @@ impl Filesystem for Adapter {
     }
 }
 
-/// Every file is read and written past the page cache, so that handles keep apart what they see;
+/// Most files are read and written past the page cache, so that handles keep apart what they see;
 /// only where a close is judged has the kernel to tell of it.
-fn fopen_flags(judged_at_close: bool) -> FopenFlags {
+fn fopen_flags(judged_at_close: bool, pages: PageUse) -> FopenFlags {
+    let pages = match pages {
+        PageUse::Past => FopenFlags::FOPEN_DIRECT_IO,
+        PageUse::Fresh => FopenFlags::empty(),
+        PageUse::Kept => FopenFlags::FOPEN_KEEP_CACHE,
+    };
     if judged_at_close {
-        FopenFlags::FOPEN_DIRECT_IO
+        pages
     } else {
-        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
+        pages | FopenFlags::FOPEN_NOFLUSH
     }
 }
 

@@ -42,7 +42,7 @@ pub use caller::{Caller, Process};
 pub use draft::{Close, Closer, Content, Draft, on_close};
 pub use error::{Errno, Refusal, Result, Waiting, refusal};
 pub use file::OpenMode;
-pub use inode::number_of;
+pub use inode::{PageUse, number_of};
 pub use listing::{DirEntry, Sink};
 pub use namespace::RenameFlags;
 pub use tree::CONTROL;
@@ -130,6 +130,7 @@ impl Spool {
     /// Puts on disk what scratch files nobody touched for an hour, and tells who hid a message
     /// by mistake. To be called about once a second.
     pub fn tidy(&self) {
+        self.inodes.shrink();
         self.rescue_scratch_files(Some(scratch::IDLE));
         for (id, line) in self.asides.expired() {
             // Who removed it since has nothing to be told.

@@ -14,7 +14,7 @@ use super::close::Closing;
 use super::draft::Draft;
 use super::error::{self, Errno, Refusal, Result, Waiting};
 use super::handle::{Handle, Reader, Writer, WriterInner};
-use super::inode::Node;
+use super::inode::{self, Node, PageUse};
 use super::report::TextCursor;
 use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
@@ -23,6 +23,11 @@ use crate::backend::Error;
 use crate::document;
 use crate::document::updated::Opened;
 use crate::model::{MessageId, QueueState, Stored, Timestamp};
+
+/// The least page of the kernel's caches, in bytes.
+const PAGE: usize = 4096;
+/// How old a revision is whose document the kernel may keep.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// How a file is opened: open(2)'s flags, as values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,8 +106,7 @@ impl Spool {
         let stored = self.ask(self.store.get(&self.patient(), id))?;
         let stored = stored.ok_or_else(Refusal::not_found)?;
         if !mode.write {
-            let document = document::render(&stored.metadata);
-            return Ok(Handle::Reader(Arc::new(Reader { ino, document })));
+            return Ok(Handle::Reader(Arc::new(self.reader(ino, &stored))));
         }
         self.writable()?;
         if stored.metadata.state != state {
@@ -119,6 +123,33 @@ impl Spool {
             Origin::Opened,
         );
         Ok(Handle::Writer(writer))
+    }
+
+    fn reader(&self, ino: u64, stored: &Stored) -> Reader {
+        let document = document::render(&stored.metadata);
+        let mark = inode::mark(stored.revision);
+        // Pages keep what they hold whole one by one only. What has just changed may change again,
+        // and the kernel may not have heard of it yet.
+        let settled = stored.metadata.updated.saturating_add(SETTLED) < Timestamp::now();
+        let pages = if document.len() <= PAGE && settled && !self.handles.has_writer(ino) {
+            self.inodes.open_pages(ino, mark)
+        } else {
+            PageUse::Past
+        };
+        Reader {
+            ino,
+            document,
+            mark,
+            pages,
+        }
+    }
+
+    /// What a handle may do with the kernel's pages.
+    pub fn page_use(&self, fh: u64) -> PageUse {
+        match self.handles.get(fh) {
+            Ok(Handle::Reader(reader)) => reader.pages,
+            _ => PageUse::Past,
+        }
     }
 
     /// Creates a file, or opens the one that was created meanwhile; counts one lookup.
@@ -235,7 +266,12 @@ impl Spool {
     /// At most `size` bytes from `offset` on; fewer only at the end.
     pub fn read(&self, fh: u64, offset: u64, size: usize) -> Result<Vec<u8>> {
         match self.handles.get(fh)? {
-            Handle::Reader(reader) => Ok(scratch::slice(&reader.document, offset, size).to_vec()),
+            Handle::Reader(reader) => {
+                if reader.pages == PageUse::Fresh {
+                    self.inodes.pages_heard(reader.ino);
+                }
+                Ok(scratch::slice(&reader.document, offset, size).to_vec())
+            }
             Handle::Writer(writer) => Ok(writer.inner.lock().draft.read(offset, size).to_vec()),
             Handle::Scratch { file, .. } => Ok(file.read(offset, size)),
             Handle::Text(text, cursor) => Ok(cursor.lock().read(self.text(text), offset, size)),
@@ -315,7 +351,12 @@ impl Spool {
                 self.handles.remove_writer(&writer);
                 writer.ino
             }
-            Ok(Handle::Reader(reader)) => reader.ino,
+            Ok(Handle::Reader(reader)) => {
+                if reader.pages != PageUse::Past {
+                    self.inodes.close_pages(reader.ino);
+                }
+                reader.ino
+            }
             Ok(Handle::Scratch { file, .. }) => {
                 self.inodes.let_go(file.ino());
                 return self.discard_if_unused(&file);

@@ -291,7 +291,10 @@ impl Spool {
                 return Ok(());
             }
             if plus {
-                self.inodes.look_up(id, state);
+                let ino = self.inodes.look_up(id, state);
+                if let Some((brief, _)) = brief {
+                    self.inodes.tell(ino, brief.mark());
+                }
             }
             given = true;
             at += 1;

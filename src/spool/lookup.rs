@@ -9,7 +9,7 @@ use super::attr::{Attr, Brief};
 use super::cache::{self, Validity};
 use super::caller::Caller;
 use super::error::{Errno, Refusal, Result};
-use super::handle::Writer;
+use super::handle::{Handle, Writer};
 use super::inode::Node;
 use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
@@ -89,7 +89,15 @@ impl Spool {
                     // Not committed yet, or gone while it is open.
                     None => self.open_brief(ino).ok_or_else(Refusal::not_found)?,
                 };
-                Ok(self.message_attr(ino, brief, own.as_deref()))
+                let mut attr = self.message_attr(ino, brief, own.as_deref());
+                // The kernel names a reader only to read through its pages: up to its length.
+                if let Some(Ok(Handle::Reader(reader))) = fh.map(|fh| self.handles.get(fh))
+                    && reader.mark != brief.mark()
+                {
+                    attr.size = reader.document.len() as u64;
+                    attr.validity.attributes = Duration::ZERO;
+                }
+                Ok(attr)
             }
         }
     }
@@ -184,6 +192,10 @@ impl Spool {
         let validity = self.cache.validity();
         let attr = self.options.ownership.file(ino, brief);
         let mut attr = attr.valid(validity.names, validity.attributes);
+        // Who still reads an earlier revision through the kernel's pages needs that one's length.
+        if self.inodes.tell(ino, brief.mark()) {
+            attr.validity.attributes = Duration::ZERO;
+        }
         // The size that a writer sees is another one than everybody else's.
         if self.handles.has_writer(ino) {
             attr.validity.attributes = Duration::ZERO;
