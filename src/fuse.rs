@@ -79,6 +79,8 @@ pub fn negotiate(config: &mut KernelConfig) {
         InitFlags::FUSE_DO_READDIRPLUS,
         InitFlags::FUSE_READDIRPLUS_AUTO,
         InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+        // A read through pages asks for the length first, where that is not known to be right.
+        InitFlags::FUSE_AUTO_INVAL_DATA,
     ] {
         let _ = config.add_capabilities(wanted);
     }

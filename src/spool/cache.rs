@@ -30,6 +30,8 @@ use crate::model::{MessageId, QueueState, Revision};
 pub const VALID: Duration = Duration::from_secs(60);
 /// After how long a word is given again.
 const AGAIN: Duration = Duration::from_millis(60);
+/// For how long nobody changed what the kernel may keep the document of.
+const SETTLED: Duration = Duration::from_millis(200);
 /// Changes that are read at once. So many at once are a backlog: everything is dropped.
 const BATCH: usize = 2048;
 
@@ -60,6 +62,46 @@ pub(super) struct Cache {
     generation: AtomicU64,
     /// What the kernel itself took out of a directory, and needs no word of.
     pub own: OwnMoves,
+    recent: Recent,
+}
+
+/// What changed a moment ago: answers that were made before may still be on their way.
+#[derive(Default)]
+struct Recent(Mutex<RecentChanges>);
+
+#[derive(Default)]
+struct RecentChanges {
+    /// The newest change that the kernel was told of; `None` before the feed is followed.
+    told: Option<u64>,
+    messages: HashMap<MessageId, Instant>,
+    /// When more changed than can be said.
+    all: Option<Instant>,
+}
+
+impl Recent {
+    fn note(&self, word: &Word) {
+        let now = Instant::now();
+        let mut recent = self.0.lock();
+        recent.messages.retain(|_, at| now - *at < SETTLED);
+        let messages = word.messages.iter().map(|id| (id.clone(), now));
+        recent.messages.extend(messages);
+        if word.all {
+            recent.all = Some(now);
+        }
+    }
+
+    fn told(&self, cursor: u64) {
+        self.0.lock().told = Some(cursor);
+    }
+
+    /// Whether the message did not change lately, given the newest change that there is.
+    fn is_settled(&self, id: &MessageId, newest: u64) -> bool {
+        let recent = self.0.lock();
+        let is_old = |at: Option<&Instant>| at.is_none_or(|at| at.elapsed() >= SETTLED);
+        recent.told == Some(newest)
+            && is_old(recent.all.as_ref())
+            && is_old(recent.messages.get(id))
+    }
 }
 
 /// Renames and unlinks of messages that came from this mount's kernel, until the feed has told of
@@ -150,6 +192,15 @@ impl Spool {
         self.store.change_feed().is_some()
     }
 
+    /// Whether nobody changed the message lately, and no change waits to be told.
+    pub(super) fn is_settled(&self, id: &MessageId) -> bool {
+        let newest = self
+            .store
+            .change_feed()
+            .map(|feed| feed.newest(&self.patient()));
+        matches!(newest, Some(Ok(newest)) if self.cache.recent.is_settled(id, newest))
+    }
+
     /// Waits up to `limit` for changes, publishes them, and tells the kernel. To be called over
     /// and over from one thread. An error is one of the store.
     pub fn follow(&self, follower: &mut Follower, limit: Duration) -> Result<(), Error> {
@@ -189,9 +240,11 @@ impl Spool {
         }
         if word != Word::default() {
             self.cache.generation.fetch_add(1, Ordering::Relaxed);
+            self.cache.recent.note(&word);
             self.tell(&word);
             follower.again.push_back((Instant::now() + AGAIN, word));
         }
+        self.cache.recent.told(found.cursor);
         Ok(())
     }
 
@@ -227,7 +280,10 @@ impl Spool {
         }
         word.states.iter().for_each(|s| kernel.attributes(dir(*s)));
         let known = word.messages.iter().filter_map(|id| self.inodes.known(id));
-        known.for_each(|ino| kernel.attributes(ino));
+        known.for_each(|ino| {
+            self.inodes.outdate(ino);
+            kernel.attributes(ino);
+        });
     }
 
     fn publish(&self, change: &Change) {

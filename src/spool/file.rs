@@ -26,8 +26,8 @@ use crate::model::{MessageId, QueueState, Stored, Timestamp};
 
 /// The least page of the kernel's caches, in bytes.
 const PAGE: usize = 4096;
-/// How old a revision is whose document the kernel may keep.
-const SETTLED: Duration = Duration::from_secs(1);
+/// How long a writer waits for those who read the kernel's pages of its file.
+const READERS_END: Duration = Duration::from_millis(100);
 
 /// How a file is opened: open(2)'s flags, as values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl Spool {
         let stored = self.ask(self.store.get(&self.patient(), id))?;
         let stored = stored.ok_or_else(Refusal::not_found)?;
         if !mode.write {
-            return Ok(Handle::Reader(Arc::new(self.reader(ino, &stored))));
+            return Ok(Handle::Reader(Arc::new(self.reader(ino, id, &stored))));
         }
         self.writable()?;
         if stored.metadata.state != state {
@@ -125,21 +125,22 @@ impl Spool {
         Ok(Handle::Writer(writer))
     }
 
-    fn reader(&self, ino: u64, stored: &Stored) -> Reader {
+    fn reader(&self, ino: u64, id: &MessageId, stored: &Stored) -> Reader {
         let document = document::render(&stored.metadata);
-        let mark = inode::mark(stored.revision);
-        // Pages keep what they hold whole one by one only. What has just changed may change again,
-        // and the kernel may not have heard of it yet.
-        let settled = stored.metadata.updated.saturating_add(SETTLED) < Timestamp::now();
-        let pages = if document.len() <= PAGE && settled && !self.handles.has_writer(ino) {
-            self.inodes.open_pages(ino, mark)
-        } else {
-            PageUse::Past
-        };
+        let mut pages = PageUse::Past;
+        // Each page by itself is whole, so only a document of one page is never mixed.
+        if document.len() <= PAGE && self.is_settled(id) {
+            let mark = inode::mark(stored.revision);
+            pages = self.inodes.open_pages(ino, mark, document.len() as u64);
+        }
+        // Looked at after the pages are held: either the writer finds them held, or it is found.
+        if pages != PageUse::Past && self.handles.has_writer(ino) {
+            self.inodes.close_pages(ino);
+            pages = PageUse::Past;
+        }
         Reader {
             ino,
             document,
-            mark,
             pages,
         }
     }
@@ -255,7 +256,14 @@ impl Spool {
 
     fn keep(&self, ino: u64, handle: Handle) -> u64 {
         self.inodes.hold(ino);
-        self.handles.add(handle)
+        let is_writer = matches!(handle, Handle::Writer(_));
+        let fh = self.handles.add(handle);
+        if is_writer {
+            // The kernel has one length for an inode, and a writer's changes it: those who read
+            // through its pages, which takes them no time, are let finish.
+            self.inodes.wait_for_pages(ino, READERS_END);
+        }
+        fh
     }
 
     /// Whether the closes of a handle have to be told: they are judged.

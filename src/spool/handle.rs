@@ -41,8 +41,6 @@ pub enum Handle {
 pub struct Reader {
     pub ino: u64,
     pub document: Vec<u8>,
-    /// Of the revision that the document is of.
-    pub mark: u64,
     /// Whether the kernel may keep it, and how.
     pub pages: PageUse,
 }

@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::scratch::ScratchFile;
 use super::tree::Fixed;
@@ -52,6 +53,32 @@ struct Pages {
     readers: u32,
     /// Whether the kernel is known to have heard that they are of this revision.
     heard: bool,
+    /// The length of its document in bytes.
+    len: u64,
+    /// When another revision became known first while these were read.
+    outdated: Option<Instant>,
+}
+
+impl Pages {
+    /// Since when they are not the message's; from now on, if they were until now.
+    fn outdated(&mut self) -> Instant {
+        *self.outdated.get_or_insert_with(Instant::now)
+    }
+}
+
+/// How long those who read an earlier revision keep the kernel at its length.
+const PINNED: Duration = Duration::from_millis(80);
+
+/// What attributes the kernel may have of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The message's own.
+    Own,
+    /// The message's own for this answer: somebody reads pages of an earlier revision.
+    Once,
+    /// This length in place of the message's, and for this answer: somebody is about to have read
+    /// pages of an earlier revision, up to the length that the kernel has.
+    Pinned(u64),
 }
 
 /// What an open file may do with the kernel's pages.
@@ -80,6 +107,8 @@ struct Table {
 #[derive(Default)]
 pub struct Inodes {
     table: Mutex<Table>,
+    /// A handle that read pages was closed.
+    pages_closed: Condvar,
 }
 
 /// A number that tells two revisions of a message apart. No revision's is 0.
@@ -223,20 +252,34 @@ impl Inodes {
         }
     }
 
-    /// The kernel is given the attributes of the revision with that mark; whether some handle
-    /// reads pages of another one.
-    pub fn tell(&self, ino: u64, mark: u64) -> bool {
+    /// The kernel is given the attributes of the revision with that mark; `written` if somebody
+    /// has the file open for writing.
+    pub fn tell(&self, ino: u64, mark: u64, written: bool) -> Told {
         let mut table = self.table.lock();
         if let Some(message) = table.messages.get_mut(&ino) {
             message.told = mark;
         }
-        let pages = table.pages.get(&ino);
-        pages.is_some_and(|pages| pages.readers > 0 && pages.mark != mark)
+        match table.pages.get_mut(&ino) {
+            Some(pages) if pages.readers > 0 && (pages.mark != mark || written) => {
+                match pages.outdated().elapsed() < PINNED {
+                    true => Told::Pinned(pages.len),
+                    false => Told::Once,
+                }
+            }
+            _ => Told::Own,
+        }
     }
 
-    /// Opens the revision with that mark for reading. Pages are used only where the kernel has
-    /// this revision's length, and while nobody reads another one's.
-    pub fn open_pages(&self, ino: u64, mark: u64) -> PageUse {
+    /// Another program changed the message: who reads its pages reads what it was.
+    pub fn outdate(&self, ino: u64) {
+        if let Some(pages) = self.table.lock().pages.get_mut(&ino) {
+            pages.outdated();
+        }
+    }
+
+    /// Opens the revision with that mark, a document of `len` bytes, for reading. Pages are used
+    /// only where the kernel was told this revision's length, and while nobody reads another one's.
+    pub fn open_pages(&self, ino: u64, mark: u64, len: u64) -> PageUse {
         let mut table = self.table.lock();
         if table.messages.get(&ino).is_none_or(|m| m.told != mark) {
             return PageUse::Past;
@@ -251,11 +294,12 @@ impl Inodes {
             }
             Some(pages) if pages.readers > 0 => PageUse::Past,
             _ => {
-                let (readers, heard) = (1, false);
                 let pages = Pages {
                     mark,
-                    readers,
-                    heard,
+                    readers: 1,
+                    heard: false,
+                    len,
+                    outdated: None,
                 };
                 table.pages.insert(ino, pages);
                 PageUse::Fresh
@@ -276,6 +320,15 @@ impl Inodes {
             pages.readers = pages.readers.saturating_sub(1);
             pages.heard = true;
         }
+        self.pages_closed.notify_all();
+    }
+
+    /// Waits until nobody reads pages of the inode any more, or the time is up.
+    pub fn wait_for_pages(&self, ino: u64, limit: Duration) {
+        let mut table = self.table.lock();
+        let end = Instant::now() + limit;
+        let is_read = |table: &Table| table.pages.get(&ino).is_some_and(|p| p.readers > 0);
+        while is_read(&table) && !self.pages_closed.wait_until(&mut table, end).timed_out() {}
     }
 
     /// How many inodes the kernel or a handle knows.
@@ -409,24 +462,24 @@ mod tests {
         let id: MessageId = "msg-1".parse().unwrap();
         let ino = inodes.look_up(&id, QueueState::Hold);
         // The kernel has no length yet.
-        assert_eq!(inodes.open_pages(ino, 1), PageUse::Past);
-        assert!(!inodes.tell(ino, 1));
-        assert_eq!(inodes.open_pages(ino, 1), PageUse::Fresh);
+        assert_eq!(inodes.open_pages(ino, 1, 600), PageUse::Past);
+        assert_eq!(inodes.tell(ino, 1, false), Told::Own);
+        assert_eq!(inodes.open_pages(ino, 1, 600), PageUse::Fresh);
         // The first one's answer may still be on its way.
-        assert_eq!(inodes.open_pages(ino, 1), PageUse::Fresh);
+        assert_eq!(inodes.open_pages(ino, 1, 600), PageUse::Fresh);
         inodes.pages_heard(ino);
-        assert_eq!(inodes.open_pages(ino, 1), PageUse::Kept);
+        assert_eq!(inodes.open_pages(ino, 1, 600), PageUse::Kept);
         // The message changes; three handles still read what it was.
-        assert_eq!(inodes.open_pages(ino, 2), PageUse::Past);
-        assert!(inodes.tell(ino, 2));
+        assert_eq!(inodes.open_pages(ino, 2, 700), PageUse::Past);
+        assert_eq!(inodes.tell(ino, 2, false), Told::Pinned(600));
         for _ in 0..3 {
-            assert_eq!(inodes.open_pages(ino, 2), PageUse::Past);
+            assert_eq!(inodes.open_pages(ino, 2, 700), PageUse::Past);
             inodes.close_pages(ino);
         }
-        assert_eq!(inodes.open_pages(ino, 2), PageUse::Fresh);
-        assert!(!inodes.tell(ino, 2));
+        assert_eq!(inodes.open_pages(ino, 2, 700), PageUse::Fresh);
+        assert_eq!(inodes.tell(ino, 2, false), Told::Own);
         inodes.close_pages(ino);
-        assert_eq!(inodes.open_pages(ino, 2), PageUse::Kept);
+        assert_eq!(inodes.open_pages(ino, 2, 700), PageUse::Kept);
         inodes.forget(ino, 1);
         assert!(inodes.table.lock().pages.is_empty());
     }

@@ -293,7 +293,7 @@ impl Spool {
             if plus {
                 let ino = self.inodes.look_up(id, state);
                 if let Some((brief, _)) = brief {
-                    self.inodes.tell(ino, brief.mark());
+                    self.inodes.tell(ino, brief.mark(), false);
                 }
             }
             given = true;

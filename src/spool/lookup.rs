@@ -10,7 +10,7 @@ use super::cache::{self, Validity};
 use super::caller::Caller;
 use super::error::{Errno, Refusal, Result};
 use super::handle::{Handle, Writer};
-use super::inode::Node;
+use super::inode::{Node, Told};
 use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
 use super::{Options, Spool};
@@ -91,11 +91,11 @@ impl Spool {
                 };
                 let mut attr = self.message_attr(ino, brief, own.as_deref());
                 // The kernel names a reader only to read through its pages: up to its length.
-                if let Some(Ok(Handle::Reader(reader))) = fh.map(|fh| self.handles.get(fh))
-                    && reader.mark != brief.mark()
-                {
-                    attr.size = reader.document.len() as u64;
-                    attr.validity.attributes = Duration::ZERO;
+                if let Some(Ok(Handle::Reader(reader))) = fh.map(|fh| self.handles.get(fh)) {
+                    let len = reader.document.len() as u64;
+                    if std::mem::replace(&mut attr.size, len) != len {
+                        attr.validity.attributes = Duration::ZERO;
+                    }
                 }
                 Ok(attr)
             }
@@ -192,16 +192,21 @@ impl Spool {
         let validity = self.cache.validity();
         let attr = self.options.ownership.file(ino, brief);
         let mut attr = attr.valid(validity.names, validity.attributes);
-        // Who still reads an earlier revision through the kernel's pages needs that one's length.
-        if self.inodes.tell(ino, brief.mark()) {
-            attr.validity.attributes = Duration::ZERO;
-        }
         // The size that a writer sees is another one than everybody else's.
-        if self.handles.has_writer(ino) {
+        let written = self.handles.has_writer(ino);
+        if written {
             attr.validity.attributes = Duration::ZERO;
         }
         if let Some(writer) = own {
             attr.size = writer.len.load(Ordering::Relaxed);
+        }
+        // Who still reads an earlier revision through the kernel's pages needs that one's length.
+        let told = self.inodes.tell(ino, brief.mark(), written);
+        if let Told::Pinned(len) = told {
+            attr.size = len;
+        }
+        if told != Told::Own {
+            attr.validity.attributes = Duration::ZERO;
         }
         attr
     }
