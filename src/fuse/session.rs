@@ -153,6 +153,14 @@ impl Mount {
             let (spool, ended) = (spool.clone(), ended.clone());
             move || follow(&spool, follower, &ended)
         });
+        let namer = thread::spawn({
+            let (spool, ended) = (spool.clone(), ended.clone());
+            move || {
+                while !ended.load(Ordering::Relaxed) {
+                    spool.drop_names(Duration::from_millis(250));
+                }
+            }
+        });
         let mut signals = Signals::new([SIGTERM, SIGINT])
             .map_err(|error| format!("mount {shown}: signals can't be caught: {error}"))?;
         let stop = signals.handle();
@@ -177,7 +185,7 @@ impl Mount {
         ended.store(true, Ordering::Relaxed);
         tidier.thread().unpark();
         stop.close();
-        let _ = (tidier.join(), waiter.join(), follower.join());
+        let _ = (tidier.join(), waiter.join(), follower.join(), namer.join());
         spool.release_all();
         spool.close();
         served.map_err(|error| {
@@ -214,7 +222,6 @@ fn follow(spool: &Spool, mut follower: Follower, ended: &AtomicBool) {
                 if std::mem::replace(&mut healthy, false) {
                     tracing::error!(target: "retryspoolfs", "changes by other programs can't be followed: {error}");
                 }
-                spool.forget_all();
                 thread::park_timeout(Duration::from_secs(1));
             }
         }

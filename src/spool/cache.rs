@@ -1,39 +1,46 @@
 //! What the kernel may remember, and how it is told to forget.
 //!
-//! Owns: for how long names and attributes are valid; the feed of changes by all writers, and
-//! what follows from each; the control file `events`.
-//! Must not know: how a kernel is told ([`Invalidator`]).
+//! Owns: for how long names and attributes are valid; the names that it still has to be told of.
+//! May fail: never; a kernel that can't be told remembers less.
+//! Must not know: how a kernel is told ([`Invalidator`]), who changes what (see
+//! [`follow`](super::follow)).
 //!
-//! A reply that was read from the store before a change may reach the kernel after the word of
-//! that change. So each word is given again a moment later ([`AGAIN`]); and what is remembered
-//! ends after [`VALID`] whatever happens.
+//! Three things keep a change from being overtaken by a reply that was read before it:
+//! - what was read before the latest word may not be remembered at all ([`Cache::validity`]); for
+//!   that an inode is counted as known before the store is read for it;
+//! - a reply that was judged just before a word may reach the kernel just after it, so each word
+//!   is given again a moment later;
+//! - should the kernel be even slower, what is remembered ends after [`VALID`].
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::Spool;
 use super::tree::{Dir, Fixed};
-use crate::backend::{Change, Context, Error};
 use crate::model::{MessageId, QueueState};
 
-/// How long the kernel may remember what nobody changes, where it is told of changes.
+/// How long the kernel may remember what nobody changes, where it is told of changes. It costs one
+/// request a minute for each file that is looked at all the time.
 pub const VALID: Duration = Duration::from_secs(60);
-/// After how long a word is given again.
-const AGAIN: Duration = Duration::from_millis(60);
-/// Changes that are read at once. So many at once are a backlog: everything is dropped.
-const BATCH: usize = 2048;
+/// How long it may remember attributes where changes can't be told.
+pub const UNTOLD: Duration = Duration::from_secs(1);
+/// Names that wait to be dropped one by one. Dropping more is slower than looking all up again.
+const NAMES_MAX: usize = 256;
+/// How long a name waits before all names are dropped instead.
+const NAME_WAITS: Duration = Duration::from_millis(20);
 
-/// Tells the kernel to forget. Calls may wait for operations under way, so they come from one
-/// thread that holds no lock.
+/// Tells the kernel to forget.
 pub trait Invalidator: Send + Sync {
-    /// Forget a name in a directory.
+    /// Forget a name in a directory. Waits for operations under way in that directory.
     fn name(&self, dir: u64, name: &OsStr);
-    /// Forget an inode's attributes.
+    /// Forget an inode's attributes. Waits for nothing.
     fn attributes(&self, ino: u64);
-    /// Forget all names at once. Waits for nothing, so it may be called from any thread.
+    /// Forget all names at once. Waits for nothing.
     fn all_names(&self);
 }
 
@@ -46,63 +53,151 @@ pub struct Validity {
     pub attributes: Duration,
 }
 
+/// When something was read from the store, by the words that the kernel had been given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ReadAt(u64);
+
 /// The kernel's cache, as far as this side knows it.
 #[derive(Default)]
 pub(super) struct Cache {
     validity: OnceLock<Validity>,
     invalidator: OnceLock<Box<dyn Invalidator>>,
     /// Grows with each word, before it is given.
-    generation: AtomicU64,
+    words: AtomicU64,
+    /// Whether changes can't be followed at present.
+    blind: AtomicBool,
+    names: Mutex<Names>,
+    named: Condvar,
+}
+
+/// Names that the kernel has to forget, each with the time that it was told of.
+#[derive(Default)]
+struct Names {
+    waiting: VecDeque<(Instant, QueueState, MessageId)>,
+    /// Since when the one that is being dropped has waited.
+    current: Option<Instant>,
+}
+
+impl Names {
+    fn oldest(&self) -> Option<Instant> {
+        self.current
+            .or_else(|| self.waiting.front().map(|(since, ..)| *since))
+    }
 }
 
 impl Cache {
-    /// What holds for a name and inode that nothing special is known of. Until it is set, nothing
-    /// may be remembered.
-    pub fn validity(&self) -> Validity {
-        self.validity.get().copied().unwrap_or_default()
+    /// To be asked for before the store is read.
+    pub fn reading(&self) -> ReadAt {
+        ReadAt(self.words.load(Relaxed))
     }
 
-    /// Changes with each word of a change: what was read at another one may be out of date.
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Relaxed)
+    /// For how long what was read then may be remembered, to be asked for after the inode was
+    /// counted as known: what changes from here on it is told of.
+    pub fn validity(&self, read: ReadAt) -> Validity {
+        if read != self.reading() {
+            return Validity::default();
+        }
+        self.allowed()
     }
 
-    /// Drops all names, before a reply after which the kernel would take one for another.
+    /// What holds at present for what nobody changes. Until it is set, nothing may be remembered.
+    pub fn allowed(&self) -> Validity {
+        let set = self.validity.get().copied().unwrap_or_default();
+        match self.is_blind() {
+            true => Validity {
+                names: Duration::ZERO,
+                attributes: set.attributes.min(UNTOLD),
+            },
+            false => set,
+        }
+    }
+
+    /// Whether changes can't be followed at present.
+    pub fn is_blind(&self) -> bool {
+        self.blind.load(Relaxed)
+    }
+
+    /// Sets whether changes can be followed, and tells whether that is news.
+    pub fn set_blind(&self, blind: bool) -> bool {
+        self.blind.swap(blind, Relaxed) != blind
+    }
+
+    /// A word is about to be given.
+    pub fn begin_word(&self) {
+        self.words.fetch_add(1, Relaxed);
+    }
+
+    /// Drops an inode's attributes.
+    pub fn drop_attributes(&self, ino: u64) {
+        if let Some(kernel) = self.invalidator.get() {
+            kernel.attributes(ino);
+        }
+    }
+
+    /// Has names dropped, one by one or all at once.
+    pub fn drop_names(&self, names: impl IntoIterator<Item = (QueueState, MessageId)>) {
+        let now = Instant::now();
+        let mut queue = self.names.lock();
+        let names = names.into_iter().map(|(state, id)| (now, state, id));
+        queue.waiting.extend(names);
+        let too_many = queue.waiting.len() > NAMES_MAX;
+        drop(queue);
+        match too_many {
+            true => self.drop_all_names(),
+            false => drop(self.named.notify_one()),
+        }
+    }
+
+    /// Drops all names. Also to be done before a reply after which the kernel would take one for
+    /// another.
     pub fn drop_all_names(&self) {
-        if let Some(invalidator) = self.invalidator.get() {
-            invalidator.all_names();
+        *self.names.lock() = Names::default();
+        if let Some(kernel) = self.invalidator.get() {
+            kernel.all_names();
+        }
+    }
+
+    /// Drops all names if one of them waits for too long: its directory is locked by an operation
+    /// that waits for something itself.
+    pub fn hurry_names(&self) {
+        let oldest = self.names.lock().oldest();
+        if oldest.is_some_and(|since| since.elapsed() >= NAME_WAITS) {
+            self.drop_all_names();
+        }
+    }
+
+    /// How long until [`hurry_names`](Self::hurry_names) has something to do, if any name waits.
+    pub fn names_wait(&self) -> Option<Duration> {
+        let oldest = self.names.lock().oldest();
+        oldest.map(|since| NAME_WAITS.saturating_sub(since.elapsed()))
+    }
+
+    /// Drops the names that wait, one by one; waits up to `limit` for one.
+    fn drop_waiting_names(&self, limit: Duration) {
+        let until = Instant::now() + limit;
+        loop {
+            let mut queue = self.names.lock();
+            queue.current = None;
+            while queue.waiting.is_empty() {
+                if self.named.wait_until(&mut queue, until).timed_out() {
+                    return;
+                }
+            }
+            let Some((since, state, id)) = queue.waiting.pop_front() else {
+                continue;
+            };
+            queue.current = Some(since);
+            drop(queue);
+            if let Some(kernel) = self.invalidator.get() {
+                kernel.name(dir(state), id.file_name().as_ref());
+            }
         }
     }
 }
 
-/// Where the follower of the feed is.
-#[derive(Default)]
-pub struct Follower {
-    cursor: Option<u64>,
-    again: VecDeque<(Instant, Word)>,
-}
-
-/// What the kernel is told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Word {
-    /// Everything: there was too much to tell one by one.
-    all: bool,
-    /// The messages that changed, and the states that they left.
-    messages: HashMap<MessageId, HashSet<QueueState>>,
-    /// The states whose count or time changed.
-    states: HashSet<QueueState>,
-}
-
-impl Word {
-    fn of(changes: &[Change]) -> Word {
-        let mut word = Word::default();
-        for change in changes {
-            let left = word.messages.entry(change.id.clone()).or_default();
-            left.extend(change.from.filter(|from| change.to != Some(*from)));
-            word.states.extend(change.from.into_iter().chain(change.to));
-        }
-        word
-    }
+/// The inode number of a state's directory.
+pub(super) fn dir(state: QueueState) -> u64 {
+    Fixed::Dir(Dir::State(state)).ino()
 }
 
 impl Spool {
@@ -111,135 +206,19 @@ impl Spool {
         let _ = self.cache.validity.set(validity);
     }
 
+    /// For how long the kernel may remember at present what nobody changes.
+    pub fn validity(&self) -> Validity {
+        self.cache.allowed()
+    }
+
     /// Sets who tells the kernel, once.
     pub fn set_invalidator(&self, invalidator: Box<dyn Invalidator>) {
         let _ = self.cache.invalidator.set(invalidator);
     }
 
-    /// Makes the kernel ask for each name again, where what others change can't be told.
-    pub fn forget_all(&self) {
-        self.cache.drop_all_names();
-    }
-
-    /// Whether the store tells what other writers change.
-    pub fn has_feed(&self) -> bool {
-        self.store.change_feed().is_some()
-    }
-
-    /// Waits up to `limit` for changes, publishes them, and tells the kernel. To be called over
-    /// and over from one thread. An error is one of the store.
-    pub fn follow(&self, follower: &mut Follower, limit: Duration) -> Result<(), Error> {
-        let Some(feed) = self.store.change_feed() else {
-            std::thread::sleep(limit);
-            return Ok(());
-        };
-        let limit = match follower.again.front() {
-            Some((due, _)) => limit.min(due.saturating_duration_since(Instant::now())),
-            None => limit,
-        };
-        let ctx = Context::within(limit);
-        let cursor = match follower.cursor {
-            Some(cursor) => cursor,
-            None => *follower.cursor.insert(feed.newest(&ctx)?),
-        };
-        let found = feed.changes(&ctx, cursor, BATCH)?;
-        follower.cursor = Some(found.cursor);
-        for change in &found.changes {
-            self.publish(change);
-        }
-        if found.lost {
-            self.report.events.push(r#"{"lost":true}"#);
-        }
-        let backlog = found.lost || found.changes.len() == BATCH;
-        let word = Word {
-            all: backlog,
-            ..Word::of(&found.changes)
-        };
-        while follower
-            .again
-            .front()
-            .is_some_and(|(due, _)| *due <= Instant::now())
-        {
-            if let Some((_, word)) = follower.again.pop_front() {
-                self.tell(&word);
-            }
-        }
-        if word != Word::default() {
-            self.cache.generation.fetch_add(1, Ordering::Relaxed);
-            self.tell(&word);
-            follower.again.push_back((Instant::now() + AGAIN, word));
-        }
-        Ok(())
-    }
-
-    fn tell(&self, word: &Word) {
-        let Some(kernel) = self.cache.invalidator.get() else {
-            return;
-        };
-        let dir = |state| Fixed::Dir(Dir::State(state)).ino();
-        if word.all {
-            kernel.all_names();
-            self.options
-                .states()
-                .for_each(|s| kernel.attributes(dir(s)));
-            self.inodes
-                .open()
-                .into_iter()
-                .for_each(|ino| kernel.attributes(ino));
-            return;
-        }
-        word.states.iter().for_each(|s| kernel.attributes(dir(*s)));
-        for (id, left) in &word.messages {
-            let Some(ino) = self.inodes.known(id) else {
-                continue;
-            };
-            kernel.attributes(ino);
-            let name = id.file_name();
-            left.iter()
-                .for_each(|s| kernel.name(dir(*s), name.as_ref()));
-        }
-    }
-
-    fn publish(&self, change: &Change) {
-        let actor = change.actor.as_ref();
-        let event = Event {
-            seq: change.seq,
-            time: change.at.to_string(),
-            op: operation(change),
-            id: change.id.as_str(),
-            from: change.from.map(QueueState::as_str),
-            to: change.to.map(QueueState::as_str),
-            revision: change.revision.updated.to_string(),
-            uid: actor.map(|actor| actor.uid),
-            pid: actor.map(|actor| actor.pid),
-            command: actor.map(|actor| actor.command.as_str()),
-        };
-        // Numbers and texts: no serializer refuses them.
-        let line = serde_json::to_string(&event).unwrap_or_default();
-        self.report.events.push(&line);
-    }
-}
-
-/// A line of `events`.
-#[derive(serde::Serialize)]
-struct Event<'a> {
-    seq: u64,
-    time: String,
-    op: &'static str,
-    id: &'a str,
-    from: Option<&'static str>,
-    to: Option<&'static str>,
-    revision: String,
-    uid: Option<u32>,
-    pid: Option<u32>,
-    command: Option<&'a str>,
-}
-
-fn operation(change: &Change) -> &'static str {
-    match (change.from, change.to) {
-        (None, _) => "store",
-        (_, None) => "delete",
-        (Some(from), Some(to)) if from == to => "update",
-        (Some(_), Some(_)) => "move",
+    /// Drops names that others took away, and waits up to `limit` for more. To be called over and
+    /// over from one thread of its own: it may have to wait for operations under way.
+    pub fn drop_names(&self, limit: Duration) {
+        self.cache.drop_waiting_names(limit);
     }
 }
