@@ -165,6 +165,15 @@ impl Handles {
         of_inode.into_iter().rev().find(|writer| wanted(writer))
     }
 
+    /// A reader of that inode. It looks at every handle: for the rare case of a message that is
+    /// open and gone.
+    pub fn reader_of(&self, ino: u64) -> Option<Arc<Reader>> {
+        self.table.read().values().find_map(|handle| match handle {
+            Handle::Reader(reader) if reader.ino == ino => Some(reader.clone()),
+            _ => None,
+        })
+    }
+
     /// Whether somebody has that inode open for writing.
     pub fn has_writer(&self, ino: u64) -> bool {
         self.writers.lock().contains_key(&ino)

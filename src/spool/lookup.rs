@@ -167,8 +167,13 @@ impl Spool {
         if let Some(Ok(Handle::Reader(reader))) = fh.map(|fh| self.handles.get(fh)) {
             return Some(Brief::of_bytes(reader.document.len() as u64, now));
         }
-        let writer = self.handles.writer_of(ino, |_| true)?;
-        Some(Brief::of_bytes(writer.len.load(Ordering::Relaxed), now))
+        let written = self.handles.writer_of(ino, |_| true);
+        let len = match written {
+            Some(writer) => writer.len.load(Ordering::Relaxed),
+            // fstat(2) comes without the handle.
+            None => self.handles.reader_of(ino)?.document.len() as u64,
+        };
+        Some(Brief::of_bytes(len, now))
     }
 
     /// The caller's own latest open writer of that inode for which `wanted` holds.

@@ -335,7 +335,7 @@ mod tests {
         let wake = || -> Option<Wake> {
             let woken = woken.clone();
             Some(Box::new(move || {
-                drop(woken.fetch_add(1, Ordering::Relaxed))
+                woken.fetch_add(1, Ordering::Relaxed);
             }))
         };
         let mut cursor = TextCursor::default();

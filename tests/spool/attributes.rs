@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use super::common::*;
-use retryspoolfs::spool::Errno::{ENODATA, EOPNOTSUPP};
+use retryspoolfs::spool::Errno::{ENODATA, ENOENT, EOPNOTSUPP};
 use retryspoolfs::{MessageMetadata, Timestamp};
 
 #[test]
@@ -98,4 +98,20 @@ fn the_fields_of_a_message_are_attributes() {
     assert_eq!(errno(removed), EOPNOTSUPP);
     let count = OsStr::new("user.retryspool.count");
     assert_eq!(m.spool.getxattr(dir_of(Hold), count).unwrap(), b"1");
+}
+
+/// fstat(2) comes without a handle.
+#[test]
+fn an_open_file_has_attributes_after_its_message_went() {
+    let m = mounted();
+    m.put("a", Deferred);
+    let text = m.text("a");
+    let ino = m.lookup(&me(), Deferred, "a.json").unwrap().ino;
+    let fh = m.open(&me(), Deferred, "a.json", READ).unwrap();
+    m.store.remove(&ctx(), &id("a"), Deferred, None).unwrap();
+    let size = |fh| m.spool.getattr(&me(), ino, fh).map(|attr| attr.size);
+    assert_eq!(size(None), Ok(text.len() as u64));
+    assert_eq!(size(Some(fh)), Ok(text.len() as u64));
+    m.spool.release(fh);
+    assert_eq!(errno(size(None)), ENOENT);
 }
