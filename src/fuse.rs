@@ -63,11 +63,31 @@ impl Adapter {
                 attributes: second,
             },
         };
+        let wished = self.1.entry_timeout.unwrap_or(kept.names);
         Validity {
-            names: self.1.entry_timeout.unwrap_or(kept.names),
+            names: if minor >= kernel::EPOCH_MINOR {
+                wished
+            } else {
+                kept.names
+            },
             attributes: self.1.attr_timeout.unwrap_or(kept.attributes),
         }
     }
+}
+
+/// Asks the kernel for what this mount uses; an older one goes without.
+#[doc(hidden)]
+pub fn negotiate(config: &mut KernelConfig) {
+    for wanted in [
+        InitFlags::FUSE_ATOMIC_O_TRUNC,
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_DO_READDIRPLUS,
+        InitFlags::FUSE_READDIRPLUS_AUTO,
+        InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    ] {
+        let _ = config.add_capabilities(wanted);
+    }
+    let _ = config.set_max_write(MAX_WRITE);
 }
 
 /// Runs an operation. If it panics, its reply is dropped, and fuser answers `EIO`.
@@ -138,17 +158,7 @@ macro_rules! answer {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for wanted in [
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-        ] {
-            // An older kernel goes without.
-            let _ = config.add_capabilities(wanted);
-        }
-        let _ = config.set_max_write(MAX_WRITE);
+        negotiate(config);
         let version = config.kernel_abi();
         self.0.set_validity(self.validity(version.1));
         Ok(())

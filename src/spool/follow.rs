@@ -5,11 +5,11 @@
 //! May fail: with the store's errors; until they pass the kernel remembers next to nothing.
 //! Must not know: how a kernel is told.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Spool;
-use super::cache::dir;
+use super::tree::{Dir, Fixed};
 use crate::backend::{Change, Context, Error};
 use crate::model::{MessageId, QueueState};
 
@@ -43,31 +43,20 @@ impl Follower {
 struct Word {
     /// Everything may have changed.
     all: bool,
-    /// The messages that changed, and the states that they left.
-    messages: HashMap<MessageId, Vec<QueueState>>,
+    /// A message left its directory, and the kernel did not do it itself.
+    names: bool,
+    /// The messages that changed.
+    messages: HashSet<MessageId>,
     /// The states whose count or time changed.
-    states: Vec<QueueState>,
+    states: HashSet<QueueState>,
 }
 
 impl Word {
-    const ALL: fn() -> Word = || Word {
-        all: true,
-        ..Word::default()
-    };
-
-    fn of(changes: &[Change]) -> Word {
-        let mut word = Word::default();
-        for change in changes {
-            let left = word.messages.entry(change.id.clone()).or_default();
-            let from = change.from.filter(|from| change.to != Some(*from));
-            left.extend(from.filter(|from| !left.contains(from)));
-            for state in change.from.into_iter().chain(change.to) {
-                if !word.states.contains(&state) {
-                    word.states.push(state);
-                }
-            }
+    fn all() -> Word {
+        Word {
+            all: true,
+            ..Word::default()
         }
-        word
     }
 }
 
@@ -83,22 +72,21 @@ impl Spool {
     pub fn follow(&self, follower: &mut Follower, limit: Duration) -> Result<(), Error> {
         let followed = self.follow_feed(follower, limit);
         if self.cache.set_blind(followed.is_err()) {
-            self.give(follower, Word::ALL());
+            self.give(follower, Word::all());
         }
         followed
     }
 
     fn follow_feed(&self, follower: &mut Follower, limit: Duration) -> Result<(), Error> {
-        self.cache.hurry_names();
         self.give_again(follower);
         let Some(feed) = self.store.change_feed() else {
             std::thread::sleep(limit);
             return Ok(());
         };
-        let due = follower.again.front().map(|(due, _)| *due);
-        let due = due.map(|due| due.saturating_duration_since(Instant::now()));
-        let limit = limit.min(due.unwrap_or(limit));
-        let limit = limit.min(self.cache.names_wait().unwrap_or(limit));
+        let limit = match follower.again.front() {
+            Some((due, _)) => limit.min(due.saturating_duration_since(Instant::now())),
+            None => limit,
+        };
         let ctx = Context::within(limit);
         let cursor = match follower.cursor {
             Some(cursor) => cursor,
@@ -107,8 +95,8 @@ impl Spool {
         let found = feed.changes(&ctx, cursor, BATCH)?;
         follower.cursor = Some(found.cursor);
         let word = match found.lost {
-            true => Word::ALL(),
-            false => Word::of(&found.changes),
+            true => Word::all(),
+            false => self.word_of(&found.changes),
         };
         self.give(follower, word);
         for change in &found.changes {
@@ -141,25 +129,32 @@ impl Spool {
         }
     }
 
+    fn word_of(&self, changes: &[Change]) -> Word {
+        let mut word = Word::default();
+        for change in changes {
+            let left = change.from.is_some() && change.from != change.to;
+            word.names |= left && !self.cache.own.take(&change.id, change.revision);
+            word.messages.insert(change.id.clone());
+            word.states.extend(change.from.into_iter().chain(change.to));
+        }
+        word
+    }
+
     fn tell(&self, word: &Word) {
-        if word.all {
+        let dir = |state| Fixed::Dir(Dir::State(state)).ino();
+        if word.all || word.names {
             self.cache.drop_all_names();
-            let dirs = self.options.states().map(dir);
-            dirs.chain(self.inodes.all())
-                .for_each(|ino| self.cache.drop_attributes(ino));
-            return;
         }
-        let dirs = word.states.iter().map(|state| dir(*state));
-        dirs.for_each(|ino| self.cache.drop_attributes(ino));
-        let mut names = Vec::new();
-        for (id, left) in &word.messages {
-            // What the kernel does not know, it need not forget.
-            if let Some(ino) = self.inodes.known(id) {
-                self.cache.drop_attributes(ino);
-                names.extend(left.iter().map(|state| (*state, id.clone())));
+        let (states, inodes): (Vec<QueueState>, Vec<u64>) = match word.all {
+            true => (self.options.states().collect(), self.inodes.all()),
+            false => {
+                // What the kernel does not know, it need not forget.
+                let known = word.messages.iter().filter_map(|id| self.inodes.known(id));
+                (word.states.iter().copied().collect(), known.collect())
             }
-        }
-        self.cache.drop_names(names);
+        };
+        let inodes = states.into_iter().map(dir).chain(inodes);
+        inodes.for_each(|ino| self.cache.drop_attributes(ino));
     }
 
     fn publish(&self, change: &Change) {

@@ -165,10 +165,11 @@ impl Handles {
         of_inode.into_iter().rev().find(|writer| wanted(writer))
     }
 
-    /// A reader of that inode. It looks at every handle: for the rare case of a message that is
-    /// open and gone.
+    /// A reader of that inode. Looks at every handle: it is asked for where a message went while
+    /// it was open.
     pub fn reader_of(&self, ino: u64) -> Option<Arc<Reader>> {
-        self.table.read().values().find_map(|handle| match handle {
+        let table = self.table.read();
+        table.values().find_map(|handle| match handle {
             Handle::Reader(reader) if reader.ino == ino => Some(reader.clone()),
             _ => None,
         })

@@ -90,6 +90,12 @@ impl Inodes {
         table.contains_key(&ino).then_some(ino)
     }
 
+    /// Whether a handle knows the number.
+    pub fn is_open(&self, ino: u64) -> bool {
+        let table = self.table.lock();
+        table.get(&ino).is_some_and(|inode| inode.handles > 0)
+    }
+
     /// All numbers that the kernel or a handle knows, the fixed ones apart.
     pub fn all(&self) -> Vec<u64> {
         self.table.lock().keys().copied().collect()
