@@ -31,6 +31,8 @@ mod inode;
 mod listing;
 mod lookup;
 mod namespace;
+mod operations;
+mod repeats;
 mod report;
 mod scratch;
 mod tree;
@@ -45,6 +47,7 @@ pub use file::OpenMode;
 pub use inode::number_of;
 pub use listing::{DirEntry, Sink};
 pub use namespace::RenameFlags;
+pub use operations::{Counted, Operation, Operations};
 pub use tree::CONTROL;
 
 use aside::Asides;
@@ -98,6 +101,7 @@ pub struct Spool {
     own: OwnWrites,
     report: Report,
     cache: Cache,
+    operations: Operations,
     started: Timestamp,
 }
 
@@ -123,6 +127,7 @@ impl Spool {
             own: OwnWrites::default(),
             report: Report::default(),
             cache: Cache::default(),
+            operations: Operations::default(),
             started: Timestamp::now(),
         }
     }
@@ -130,6 +135,7 @@ impl Spool {
     /// Puts on disk what scratch files nobody touched for an hour, and tells who hid a message
     /// by mistake. To be called about once a second.
     pub fn tidy(&self) {
+        self.report.tell_repeats();
         self.rescue_scratch_files(Some(scratch::IDLE));
         for (id, line) in self.asides.expired() {
             // Who removed it since has nothing to be told.
@@ -156,6 +162,11 @@ impl Spool {
         }
         let space = self.ask(self.store.space())?;
         Ok(Usage { messages, space })
+    }
+
+    /// Where operations are counted by whoever answers them.
+    pub fn operations(&self) -> &Operations {
+        &self.operations
     }
 
     /// How many inodes the kernel or an open file knows, the fixed ones apart.

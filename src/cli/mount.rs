@@ -46,7 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if !arguments.foreground {
         return in_background(std::env::args_os().skip(1));
     }
-    log::begin();
+    log::begin(log::LogLevel::Info);
     let mountpoint = check_mountpoint(&arguments.mountpoint)?;
     let locator = locator
         .absolute()

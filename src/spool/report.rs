@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::caller::Caller;
 use super::error::{Errno, Refusal};
+use super::repeats::Repeats;
 use crate::model::Timestamp;
 
 /// How many lines `errors` keeps.
@@ -102,6 +103,8 @@ pub struct Report {
     pub events: TextLog,
     /// The last refusal that the kernel may send once more.
     stale: Mutex<Option<Stale>>,
+    /// What the log need not be told over and over.
+    repeats: Repeats,
 }
 
 impl Default for Report {
@@ -110,6 +113,7 @@ impl Default for Report {
             errors: TextLog::new(LINES_MAX, usize::MAX),
             events: TextLog::new(usize::MAX, BYTES_MAX),
             stale: Mutex::default(),
+            repeats: Repeats::default(),
         }
     }
 }
@@ -149,15 +153,26 @@ impl Report {
             Some(caller) => (caller.pid, caller.command()),
             None => (0, "?".to_owned()),
         };
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::event!(
+                    target: "retryspoolfs",
+                    tracing::Level::$level,
+                    op = operation,
+                    path = path,
+                    pid = pid,
+                    command = command,
+                    errno = ?errno,
+                    "{line} (pid {pid}, {command})"
+                )
+            };
+        }
         match errno {
-            Errno::EIO => {
-                tracing::error!(target: "retryspoolfs", "{line} (pid {pid}, {command})")
-            }
             // Somebody else was faster: nothing to worry about.
-            Errno::ENOENT => {
-                tracing::debug!(target: "retryspoolfs", "{line} (pid {pid}, {command})")
-            }
-            _ => tracing::warn!(target: "retryspoolfs", "{line} (pid {pid}, {command})"),
+            Errno::ENOENT => log!(DEBUG),
+            _ if !self.repeats.admit(operation, *errno, Instant::now()) => {}
+            Errno::EIO => log!(ERROR),
+            _ => log!(WARN),
         }
         self.errors.push(&line);
     }
@@ -178,6 +193,13 @@ impl Report {
                 });
                 false
             }
+        }
+    }
+
+    /// Logs how often what was not logged happened. To be called about once a second.
+    pub fn tell_repeats(&self) {
+        for line in self.repeats.summaries(Instant::now()) {
+            tracing::warn!(target: "retryspoolfs", "{line}");
         }
     }
 
