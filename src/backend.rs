@@ -180,8 +180,9 @@ pub struct Changes {
     pub changes: Vec<Change>,
     /// Where to go on from.
     pub cursor: u64,
-    /// Changes were missed: the log no longer has what followed the caller's cursor, or was begun
-    /// anew. Whatever was remembered of the store has to be read again.
+    /// Changes were missed: the log no longer has what followed the caller's cursor, was begun
+    /// anew, or was found to have been gone around. Whatever was remembered of the store has to be
+    /// read again. `changes` is empty then.
     pub lost: bool,
 }
 

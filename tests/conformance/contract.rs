@@ -8,10 +8,12 @@ use retryspoolfs::{
 
 mod calls;
 mod changes;
+mod feed;
 mod listing;
 
 pub use calls::*;
 pub use changes::*;
+pub use feed::*;
 pub use listing::*;
 
 /// A spool that can be opened, closed and opened again; it ends with this value.
@@ -71,6 +73,10 @@ macro_rules! conformance {
             one_of_two_racing_movers_wins
             one_of_two_racing_inserters_wins
             one_of_two_racing_editors_wins
+            a_feed_tells_each_change_once_and_in_order
+            a_feed_gives_pages_that_meet
+            a_feed_waits_for_a_change_and_no_longer_than_its_deadline
+            a_cursor_of_another_log_is_lost
         }
     };
     (@ $store:ident, $spool:path, $($case:ident)*) => {

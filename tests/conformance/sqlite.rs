@@ -3,6 +3,7 @@
 mod commit;
 mod crash;
 mod disk;
+mod feed;
 mod foreign;
 mod oracle;
 mod preparation;

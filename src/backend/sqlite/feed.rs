@@ -11,7 +11,7 @@ use rusqlite::Connection;
 
 use super::error::from_sqlite;
 use super::open::{self, Access, Place};
-use super::row;
+use super::{row, schema};
 use crate::backend::{Actor, Change, ChangeFeed, Changes, Context, Error, Result};
 use crate::model::{MessageId, QueueState, Timestamp};
 
@@ -55,7 +55,11 @@ impl Feed {
         };
     }
 
-    fn run<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+    fn run<T>(
+        &self,
+        ctx: &Context,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
         let mut state = self.connection.lock();
         if state.closed {
             return Err(Error::Closed);
@@ -70,26 +74,30 @@ impl Feed {
                 conn
             }
         };
-        let result = query(&conn).map_err(from_sqlite)?;
+        // Readers of a write-ahead log wait for nobody, but while it is recovered or made.
+        let left = ctx.deadline().saturating_duration_since(Instant::now());
+        let result = conn.busy_timeout(left).and_then(|()| query(&conn));
+        let result = result.map_err(from_sqlite)?;
         state.connection = Some(conn);
         Ok(result)
     }
 }
 
 impl ChangeFeed for Feed {
-    fn newest(&self, _ctx: &Context) -> Result<u64> {
-        self.run(newest)
+    fn newest(&self, ctx: &Context) -> Result<u64> {
+        self.run(ctx, newest)
     }
 
     fn changes(&self, ctx: &Context, after: u64, limit: usize) -> Result<Changes> {
         loop {
             // Read before the log is: a commit between the two is found by the next look.
-            let (version, found) =
-                self.run(|conn| Ok((data_version(conn)?, read(conn, after, limit)?)))?;
+            let (version, found) = self.run(ctx, |conn| {
+                Ok((data_version(conn)?, read(conn, after, limit)?))
+            })?;
             if found.lost || found.cursor != after {
                 return Ok(found);
             }
-            while self.run(data_version)? == version {
+            while self.run(ctx, data_version)? == version {
                 let left = ctx.deadline().saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     return Ok(found);
@@ -123,7 +131,7 @@ fn actor(row: &rusqlite::Row) -> rusqlite::Result<Option<Actor>> {
 }
 
 /// What follows the cursor. Sequence numbers have no gaps, so a gap is what was trimmed, and a log
-/// that ends before the cursor is another log.
+/// that ends before the cursor is another log. A reset is told by itself, after what came before it.
 fn read(conn: &Connection, after: u64, limit: usize) -> rusqlite::Result<Changes> {
     let mut query = conn.prepare_cached(
         "SELECT seq, id, old, new, secs, nanos, at_ms, uid, pid, command \
@@ -141,6 +149,16 @@ fn read(conn: &Connection, after: u64, limit: usize) -> rusqlite::Result<Changes
             found.lost = true;
             found.changes.clear();
             break;
+        }
+        if row.get::<_, Option<i64>>(2)? == Some(schema::RESET) {
+            if found.cursor == after {
+                return Ok(Changes {
+                    cursor: seq,
+                    lost: true,
+                    ..Changes::default()
+                });
+            }
+            return Ok(found);
         }
         found.cursor = seq;
         let state = |at| -> rusqlite::Result<Option<QueueState>> {

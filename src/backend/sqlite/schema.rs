@@ -39,6 +39,22 @@ pub const INEXPRESSIBLE: i64 = 6;
 /// The bucket of IDs that SQL can't judge.
 pub const DOUBTFUL: i64 = 7;
 
+/// In a row of the log, in place of the bucket before a change: no change, but word that the log
+/// missed some.
+pub const RESET: i64 = -1;
+
+/// Tells whoever follows the log that changes went around it: to be appended in the transaction
+/// that put right what they had left wrong.
+pub fn append_reset(conn: &Connection) -> rusqlite::Result<()> {
+    // The empty ID, made next, would go on from this revision: it is the oldest there is.
+    conn.prepare_cached(
+        "INSERT INTO rs_log (id, old, new, secs, nanos, at_ms) VALUES \
+         ('', ?1, NULL, -62135596800, 0, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER))",
+    )?
+    .execute([RESET])
+    .map(drop)
+}
+
 /// The columns of RetrySpool's table.
 const COLUMNS: [(&str, &str); 12] = [
     ("attempts", "INTEGER"),

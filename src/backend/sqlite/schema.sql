@@ -32,7 +32,8 @@ INSERT INTO rs_state (state) VALUES (0), (1), (2), (3), (4), (5), (6), (7);
 
 -- One row a change: the bucket before it (NULL for a new message) and after it (NULL for a removed
 -- one), the revision that the change made (of a removed message the last that it had), and when;
--- and, of a change by this program, the process that asked for it.
+-- and, of a change by this program, the process that asked for it. A row whose old is -1 is no
+-- change: some had gone around the log, and who follows it begins afresh.
 CREATE TABLE rs_log (
   seq INTEGER PRIMARY KEY,
   id NOT NULL,
