@@ -4,12 +4,14 @@
 //! May fail: only by refusing a value that the contract does not know.
 //! Must not know: JSON, stores, FUSE.
 
+mod error_class;
 mod id;
 mod list;
 mod metadata;
 mod state;
 mod timestamp;
 
+pub use error_class::ErrorClass;
 pub use id::{FileName, InvalidId, MessageId, NAME_MAX};
 pub use list::{MessageListOptions, MessageListResult, SortBy, SortOrder};
 pub use metadata::{MessageMetadata, Stored};

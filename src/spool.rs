@@ -30,11 +30,14 @@ mod handle;
 mod inode;
 mod listing;
 mod lookup;
+mod metrics;
 mod namespace;
 mod operations;
 mod repeats;
 mod report;
 mod scratch;
+mod status;
+mod survey;
 mod tree;
 mod xattr;
 
@@ -57,6 +60,7 @@ use handle::Handles;
 use inode::Inodes;
 use report::Report;
 use scratch::Scratches;
+use survey::Survey;
 
 /// How long an operation waits for the store where nobody else has to wait for it.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -64,6 +68,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// What a mount may be told.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Where the store is, for people.
+    pub source: String,
     /// Nothing may be changed through this mount.
     pub read_only: bool,
     /// `rm` of a message is refused.
@@ -102,6 +108,7 @@ pub struct Spool {
     report: Report,
     cache: Cache,
     operations: Operations,
+    survey: Survey,
     started: Timestamp,
 }
 
@@ -128,14 +135,16 @@ impl Spool {
             report: Report::default(),
             cache: Cache::default(),
             operations: Operations::default(),
+            survey: Survey::default(),
             started: Timestamp::now(),
         }
     }
 
-    /// Puts on disk what scratch files nobody touched for an hour, and tells who hid a message
-    /// by mistake. To be called about once a second.
+    /// Puts on disk what scratch files nobody touched for an hour, tells who hid a message by
+    /// mistake, and goes on counting for the metrics. To be called about once a second.
     pub fn tidy(&self) {
         self.report.tell_repeats();
+        self.survey_a_little();
         self.rescue_scratch_files(Some(scratch::IDLE));
         for (id, line) in self.asides.expired() {
             // Who removed it since has nothing to be told.

@@ -116,6 +116,7 @@ impl Mount {
         check_permission(uid, &self.options)?;
         let (fmode, dmode) = self.options.modes();
         let options = Options {
+            source: self.source.clone(),
             read_only: self.options.read_only,
             no_delete: self.options.no_delete,
             archived: self.options.archived,

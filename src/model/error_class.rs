@@ -127,7 +127,10 @@ mod tests {
             ("554-5.7.1: blocked", Policy),
             ("554 (5.7.1) blocked", Policy),
             ("dial tcp 192.0.2.25:25: i/o timeout", Timeout),
-            ("connect to mx[192.0.2.25]:25: Connection refused", Connection),
+            (
+                "connect to mx[192.0.2.25]:25: Connection refused",
+                Connection,
+            ),
             ("lookup mx.example.net: no such host", Dns),
             ("x509: certificate has expired", Tls),
             ("250", Other),

@@ -14,6 +14,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::Spool;
 use super::tree::{Dir, Fixed};
 use crate::backend::{Change, Context, Error};
@@ -53,6 +55,8 @@ pub(super) struct Cache {
     invalidator: OnceLock<Box<dyn Invalidator>>,
     /// Grows with each word, before it is given.
     generation: AtomicU64,
+    /// Up to where changes were read, and when they were last asked for.
+    followed: Mutex<Option<(u64, Instant)>>,
 }
 
 impl Cache {
@@ -65,6 +69,11 @@ impl Cache {
     /// Changes with each word of a change: what was read at another one may be out of date.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Up to where changes were read, and when they were last asked for with success.
+    pub fn followed(&self) -> Option<(u64, Instant)> {
+        *self.followed.lock()
     }
 
     /// Drops all names, before a reply after which the kernel would take one for another.
@@ -144,6 +153,7 @@ impl Spool {
         };
         let found = feed.changes(&ctx, cursor, BATCH)?;
         follower.cursor = Some(found.cursor);
+        *self.cache.followed.lock() = Some((found.cursor, Instant::now()));
         for change in &found.changes {
             self.publish(change);
         }

@@ -60,6 +60,11 @@ impl TextLog {
         }
     }
 
+    /// How many bytes are kept.
+    pub fn kept(&self) -> u64 {
+        self.inner.lock().bytes.len() as u64
+    }
+
     /// How many bytes were ever published, and when the last ones were.
     pub fn size_and_time(&self) -> (u64, Timestamp) {
         let inner = self.inner.lock();

@@ -66,7 +66,10 @@ impl Survey {
         let mut inner = self.0.lock();
         let within = |since: Instant, limit| since.elapsed() < limit;
         let wanted = inner.wanted.is_some_and(|since| within(since, WANTED));
-        let fresh = inner.found.as_ref().is_some_and(|(at, _)| within(*at, FRESH));
+        let fresh = inner
+            .found
+            .as_ref()
+            .is_some_and(|(at, _)| within(*at, FRESH));
         if !wanted || fresh {
             return None;
         }
