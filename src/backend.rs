@@ -9,13 +9,16 @@
 use std::time::{Duration, Instant};
 
 use crate::model::{
-    InvalidId, MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState,
-    Revision, Stored, Timestamp,
+    Filter, InvalidId, MessageId, MessageListOptions, MessageListResult, MessageMetadata,
+    QueueState, Revision, Stored, Timestamp,
 };
 
 pub mod locator;
+mod selection;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+
+pub use selection::{Pages, Selected};
 
 /// What every call of a store returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -150,7 +153,8 @@ pub struct StateInfo {
 pub struct Ages {
     /// The earliest Created in it; `None` in an empty state.
     pub oldest: Option<Timestamp>,
-    /// The earliest NextRetry in it that is not "never"; `None` where there is none.
+    /// Of `deferred`, the earliest NextRetry that is not "never"; `None` where there is none, and
+    /// of every other state: nothing waits for a retry there.
     pub next_due: Option<Timestamp>,
 }
 
@@ -332,6 +336,36 @@ pub trait Backend: Send + Sync {
         after: Option<&MessageId>,
         limit: usize,
     ) -> Result<Vec<(MessageId, Result<Stored>)>>;
+
+    /// The messages of the state that the filter means, after `after` and in the order of IDs, each
+    /// with the revision that was looked at: at most `limit` of them. One call looks at a bounded
+    /// number of messages, so it may give few or none and still say where to go on. Only what the
+    /// filter looks at is read: a message whose headers can't be read is
+    /// [unreadable](Selected::unreadable) at most to a filter that names headers.
+    fn select(
+        &self,
+        ctx: &Context,
+        state: QueueState,
+        filter: &Filter,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Selected<(MessageId, Revision)>> {
+        let found = self.select_stored(ctx, state, filter, after, limit)?;
+        Ok(found.map(|stored| (stored.metadata.id, stored.revision)))
+    }
+
+    /// Like [`select`](Backend::select), with all that is stored of each message.
+    fn select_stored(
+        &self,
+        ctx: &Context,
+        state: QueueState,
+        filter: &Filter,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Selected<Stored>> {
+        let scanned = self.scan_stored(ctx, state, after, limit)?;
+        Ok(Selected::of(filter, scanned, limit))
+    }
 
     /// The state's count and the time of its last change.
     fn state_info(&self, ctx: &Context, state: QueueState) -> Result<StateInfo>;

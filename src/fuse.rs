@@ -25,6 +25,7 @@ use crate::spool::{
 use options::MountOptions;
 
 mod kernel;
+pub mod mounts;
 pub mod options;
 pub mod session;
 

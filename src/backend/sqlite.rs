@@ -17,12 +17,12 @@ use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::locator::Progress;
 use super::{
-    Ages, Backend, ChangeFeed, Context, Error, Factory, Result, Space, StateCounterBackend,
-    StateInfo,
+    Ages, Backend, ChangeFeed, Context, Error, Factory, Result, Selected, Space,
+    StateCounterBackend, StateInfo,
 };
 use crate::model::{
-    MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState, Revision,
-    Stored, Timestamp,
+    Filter, MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState,
+    Revision, Stored, Timestamp,
 };
 
 mod change;
@@ -391,6 +391,32 @@ impl Backend for SqliteBackend {
         limit: usize,
     ) -> Result<Vec<(MessageId, Result<Stored>)>> {
         self.read_settled(ctx, |conn| reader::scan_stored(conn, state, after, limit))
+    }
+
+    fn select(
+        &self,
+        ctx: &Context,
+        state: QueueState,
+        filter: &Filter,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Selected<(MessageId, Revision)>> {
+        self.read_settled(ctx, |conn| {
+            reader::select(conn, state, filter, after, limit)
+        })
+    }
+
+    fn select_stored(
+        &self,
+        ctx: &Context,
+        state: QueueState,
+        filter: &Filter,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Selected<Stored>> {
+        self.read_settled(ctx, |conn| {
+            reader::select_stored(conn, state, filter, after, limit)
+        })
     }
 
     fn state_info(&self, ctx: &Context, state: QueueState) -> Result<StateInfo> {

@@ -62,6 +62,8 @@ macro_rules! conformance {
             ages_are_the_oldest_and_the_next_due
             scan_pages_in_byte_order
             scan_stored_gives_what_get_gives
+            a_selection_is_what_the_filter_means
+            a_selection_goes_on_from_its_cursor
             listings_page_and_sort
             listings_filter_by_since
             a_limit_of_zero_counts

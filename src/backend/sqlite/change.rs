@@ -376,20 +376,21 @@ fn made(
         conn.prepare_cached("UPDATE rs_log SET nanos = ?2 WHERE seq = ?1")?
             .execute((made.seq, proposed.nanos()))?;
     }
-    if revision != made.revision || exact.created.is_some() || exact.retry.is_some() {
+    if revision != made.revision {
+        conn.prepare_cached("UPDATE rs_message SET nanos = ?3 WHERE state = ?1 AND id = ?2")?
+            .execute((made.bucket, id.as_str(), revision.updated.nanos()))?;
+    }
+    if exact.created.is_some() || exact.retry.is_some() {
+        // The triggers have set the seconds.
         conn.prepare_cached(
-            "UPDATE rs_message SET nanos = ?3, \
-             created_secs = coalesce(?4, created_secs), created_nanos = coalesce(?5, created_nanos), \
-             retry_secs = coalesce(?6, retry_secs), retry_nanos = coalesce(?7, retry_nanos) \
-             WHERE state = ?1 AND id = ?2",
+            "UPDATE rs_message SET created_nanos = coalesce(?3, created_nanos), \
+             retry_nanos = coalesce(?4, retry_nanos) WHERE state = ?1 AND id = ?2 \
+             AND (created_nanos <> ?3 OR retry_nanos <> ?4)",
         )?
         .execute((
             made.bucket,
             id.as_str(),
-            revision.updated.nanos(),
-            exact.created.map(Timestamp::seconds),
             exact.created.map(Timestamp::nanos),
-            exact.retry.map(Timestamp::seconds),
             exact.retry.map(Timestamp::nanos),
         ))?;
     }
@@ -411,9 +412,9 @@ pub fn sign(conn: &Connection, actor: &Actor) -> rusqlite::Result<()> {
 
 /// Moves a doubtful row to its bucket; its revision stays. A side row without a message (another
 /// program wrote without the triggers) must not stay doubtful either.
-const SETTLE: &str = "INSERT INTO rs_log (id, old, new, secs, nanos, at_ms) \
+const SETTLE: &str = "INSERT INTO rs_log (id, old, new, secs, nanos, at_ms, created, retry) \
      SELECT r.id, 7, CASE WHEN ?2 AND m.state IN (0, 1, 2, 3, 4, 5) THEN m.state ELSE 6 END, r.secs, r.nanos, \
-     CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) \
+     CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER), r.created_secs, r.retry_secs \
      FROM rs_message r LEFT JOIN messages m ON m.id = r.id WHERE r.state = 7 AND r.id = ?1";
 
 /// This ID's row is no longer doubtful: a [`MessageId`] can always be a file's name.

@@ -72,10 +72,12 @@ const COLUMNS: [(&str, &str); 12] = [
 ];
 
 /// What of ours a prepared file must have.
-const OURS: [&str; 9] = [
+const OURS: [&str; 11] = [
+    "rs_age",
     "rs_change",
     "rs_change_made",
     "rs_deleted",
+    "rs_due",
     "rs_inserted",
     "rs_log",
     "rs_log_appended",
