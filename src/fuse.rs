@@ -25,8 +25,10 @@ use crate::spool::{
 use options::MountOptions;
 
 mod kernel;
+pub mod mountpoint;
 pub mod mounts;
 pub mod options;
+mod service;
 pub mod session;
 
 const GENERATION: Generation = Generation(0);

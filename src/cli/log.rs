@@ -46,12 +46,30 @@ impl LogLevel {
         }
     }
 
+    /// Its name, as it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        }
+    }
+
     fn of(number: u8) -> LogLevel {
         let all = LogLevel::value_variants();
         all.get(usize::from(number))
             .copied()
             .unwrap_or(LogLevel::Info)
     }
+}
+
+/// The level that the environment asks for, "info" where it names none.
+pub fn from_environment() -> LogLevel {
+    let named = std::env::var(VARIABLE).ok();
+    let named = named.and_then(|name| LogLevel::from_str(&name, true).ok());
+    named.unwrap_or(LogLevel::Info)
 }
 
 /// The level that was asked for at the start.

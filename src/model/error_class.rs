@@ -62,7 +62,8 @@ impl ErrorClass {
         if text.is_empty() {
             return ErrorClass::None;
         }
-        if let Some(subject) = text.split_ascii_whitespace().find_map(subject) {
+        let mut numbers = text.split(|c: char| !c.is_ascii_digit() && c != '.');
+        if let Some(subject) = numbers.find_map(subject) {
             return subject;
         }
         let text = text.to_ascii_lowercase();
@@ -91,9 +92,8 @@ impl ErrorClass {
 }
 
 /// The subject of an enhanced status code, `4.7.1`.
-fn subject(word: &str) -> Option<ErrorClass> {
-    let word = word.trim_matches(|c: char| !c.is_ascii_digit());
-    let mut parts = word.split('.');
+fn subject(number: &str) -> Option<ErrorClass> {
+    let mut parts = number.trim_end_matches('.').split('.');
     let (class, subject, detail) = (parts.next()?, parts.next()?, parts.next()?);
     let number = |part: &str| part.len() <= 3 && part.parse::<u16>().is_ok();
     if !matches!(class, "2" | "4" | "5") || !number(detail) || parts.next().is_some() {
