@@ -6,18 +6,24 @@
 //! May fail: with [`Error`], which callers match by variant, never by text.
 //! Must not know: files, FUSE, JSON.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+use check::Check;
 
 use crate::model::{
     Filter, InvalidId, MessageId, MessageListOptions, MessageListResult, MessageMetadata,
     QueueState, Revision, Stored, Timestamp,
 };
 
+mod audit;
+pub mod check;
 pub mod locator;
 mod selection;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+pub use audit::{AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize};
 pub use selection::{Pages, Selected};
 
 /// What every call of a store returns.
@@ -275,6 +281,11 @@ pub trait Backend: Send + Sync {
     /// This store's feed of changes, if it knows what other writers do.
     fn change_feed(&self) -> Option<&dyn ChangeFeed>;
 
+    /// This store's audit log, if it keeps one.
+    fn audit(&self) -> Option<&dyn AuditLog> {
+        None
+    }
+
     /// The message of that ID with its revision, or `None`.
     fn get(&self, ctx: &Context, id: &MessageId) -> Result<Option<Stored>>;
 
@@ -390,6 +401,48 @@ pub trait Backend: Send + Sync {
 
     /// The disk or service that the store is on.
     fn space(&self) -> Result<Space>;
+
+    /// Looks at everything that has to hold in the store, beside its writers, and mends what it
+    /// can if that is asked for. Where something was mended past the feed, the feed says that
+    /// changes were missed ([`Changes::lost`]).
+    fn check(&self, ctx: &Context, check: &mut Check<'_>) -> Result<()> {
+        check::by_contract(self, ctx, check)
+    }
+
+    /// Looks for what other programs changed past this store's notice, in short steps beside its
+    /// writers, and takes account of it as a repairing [`check`](Backend::check) does. Gives how
+    /// much there was. `going` is asked between steps, with a pause after each; `false` ends it.
+    fn recount(&self, ctx: &Context, going: &dyn Fn() -> bool) -> Result<u64> {
+        let _ = (ctx, going);
+        Ok(0)
+    }
+
+    /// Writes the store as it is at one moment to a new file, of mode 0600, that can be opened as
+    /// a store; beside its writers, who need not wait. The file is there whole, and on the disk,
+    /// or not at all. `going` is asked now and then; `false` ends it with [`Error::Busy`].
+    fn snapshot(
+        &self,
+        ctx: &Context,
+        file: &Path,
+        going: &(dyn Fn() -> bool + Sync),
+    ) -> Result<()> {
+        let _ = (ctx, file, going);
+        Err(Error::Unavailable(
+            "this kind of store makes no snapshots; `retryspoolfs copy` copies it to one that does"
+                .into(),
+        ))
+    }
+
+    /// The store as it was at one moment during the call, for reading; `None` if this kind of
+    /// store can't give that.
+    fn frozen(
+        &self,
+        ctx: &Context,
+        going: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Box<dyn Backend>>> {
+        let _ = (ctx, going);
+        Ok(None)
+    }
 }
 
 /// A [`Backend`] that counts fast.

@@ -133,6 +133,7 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
             read_only: options.read_only,
             create: options.create,
             sync: options.sync,
+            ..OpenOptions::default()
         })
         .map_err(|error| NotMounted(format!("mount {locator}: {error}")))?;
     let mount = Mount {
@@ -152,13 +153,11 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
 /// line is mounted, but absolute.
 fn source(spool: &OsStr, locator: &Locator) -> String {
     let absolute = locator.to_string();
-    let kind = absolute.find(':').map_or(0, |colon| colon + 1);
-    match spool
-        .as_encoded_bytes()
-        .starts_with(absolute[..kind].as_bytes())
-    {
-        true => absolute,
-        false => absolute[kind..].to_owned(),
+    let (kind, path) = absolute.split_once(':').unwrap_or(("", &absolute));
+    let spool = spool.as_encoded_bytes();
+    match spool.strip_prefix(kind.as_bytes()) {
+        Some([b':', ..]) => absolute,
+        _ => path.to_owned(),
     }
 }
 

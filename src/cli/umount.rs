@@ -25,7 +25,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let shown = arguments.mountpoint.display();
     let mountpoint =
         place(&arguments.mountpoint).map_err(|error| format!("umount {shown}: {error}"))?;
-    match mounts::on_top(&mountpoint) {
+    match mounts::mounted_at(&mountpoint) {
         Some(mounted) if mounted.is_ours() => {}
         _ => {
             return Err(format!(
@@ -55,7 +55,7 @@ fn place(mountpoint: &Path) -> std::io::Result<PathBuf> {
     let absolute = std::path::absolute(mountpoint)?;
     if let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) {
         let place = std::fs::canonicalize(parent)?.join(name);
-        if mounts::on_top(&place).is_some() {
+        if mounts::mounted_at(&place).is_some() {
             return Ok(place);
         }
     }

@@ -68,7 +68,7 @@ pub fn check(mountpoint: &Path) -> Result<PathBuf, Failure> {
     }
     let path = fs::canonicalize(mountpoint)
         .map_err(|error| Failure::Mount(format!("mountpoint {shown}: {error}")))?;
-    if let Some(mounted) = mounts::on_top(&path) {
+    if let Some(mounted) = mounts::mounted_at(&path) {
         return Err(Failure::Mount(format!(
             "{shown} is mounted already, with {}; unmount it first: umount {shown}",
             mounted.source.display()

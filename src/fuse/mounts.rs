@@ -31,7 +31,7 @@ impl Mounted {
 
 /// What is mounted at that path, which is absolute and without links. An automounter's own entry
 /// is nothing: it waits for just such a mount.
-pub fn on_top(path: &Path) -> Option<Mounted> {
+pub fn mounted_at(path: &Path) -> Option<Mounted> {
     let table = fs::read("/proc/self/mountinfo").ok()?;
     find(&table, path)
 }
@@ -39,7 +39,7 @@ pub fn on_top(path: &Path) -> Option<Mounted> {
 /// The source of this program's mount at that path, if there is one: what was given to `mount`,
 /// made absolute. The path is absolute and without links.
 pub fn source_at(path: &Path) -> Option<OsString> {
-    let mounted = on_top(path).filter(Mounted::is_ours);
+    let mounted = mounted_at(path).filter(Mounted::is_ours);
     mounted.map(|mounted| mounted.source)
 }
 

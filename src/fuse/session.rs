@@ -103,7 +103,7 @@ impl Mount {
         }
         let (end, ended) = mpsc::channel();
         let life = Arc::new(Life {
-            id: mounts::on_top(&self.mountpoint).map(|mounted| mounted.id),
+            id: mounts::mounted_at(&self.mountpoint).map(|mounted| mounted.id),
             mountpoint: self.mountpoint,
             over: AtomicBool::new(false),
             end,
@@ -212,7 +212,7 @@ impl Life {
 
     /// Unmounts this very mount, and none that was mounted there before or since.
     fn unmount(&self, lazily: bool) -> io::Result<()> {
-        let on_top = mounts::on_top(&self.mountpoint).map(|mounted| mounted.id);
+        let on_top = mounts::mounted_at(&self.mountpoint).map(|mounted| mounted.id);
         match (self.id, on_top) {
             (Some(_), None) => return Ok(()),
             (Some(id), Some(on_top)) if id != on_top => {

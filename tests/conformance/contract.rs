@@ -6,11 +6,13 @@ use retryspoolfs::{
     Backend, Context, MessageId, MessageListOptions, MessageMetadata, QueueState, Timestamp,
 };
 
+mod audit;
 mod calls;
 mod changes;
 mod feed;
 mod listing;
 
+pub use audit::*;
 pub use calls::*;
 pub use changes::*;
 pub use feed::*;
@@ -72,6 +74,10 @@ macro_rules! conformance {
             a_passed_deadline_ends_a_call
             the_log_knows_earlier_revisions
             sync_and_space_answer
+            the_audit_log_tells_who_changed_what
+            the_audit_log_keeps_what_was_replaced
+            the_audit_log_is_searched
+            the_audit_log_is_bounded
             one_of_two_racing_movers_wins
             one_of_two_racing_inserters_wins
             one_of_two_racing_editors_wins

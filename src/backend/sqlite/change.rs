@@ -8,8 +8,9 @@
 
 use rusqlite::{Connection, OptionalExtension, named_params};
 
-use super::{row, schema};
-use crate::backend::{Actor, Error, Result};
+use super::recount::Mend;
+use super::{audit, row, schema};
+use crate::backend::{AuditLimits, Error, Result};
 use crate::model::{MessageId, MessageMetadata, QueueState, Revision, Timestamp};
 
 /// What a caller gets: the revision that its change made.
@@ -46,7 +47,19 @@ pub enum Change {
     },
     /// Moves doubtful rows to the bucket they belong to; the answer means nothing.
     Settle,
+    /// Takes account of what was changed past the triggers; the answer means nothing.
+    Mend(Mend),
+    /// `set_limits` of the audit log; the answer means nothing.
+    Limit(AuditLimits),
+    /// Removes some of what the audit log keeps no longer; the answer means nothing.
+    Trim,
 }
+
+/// The answer of what is no change of a message.
+const NO_REVISION: Answer = Ok(Revision {
+    updated: Timestamp::ZERO,
+    tag: 0,
+});
 
 /// How many doubtful rows one [`Change::Settle`] moves: about a millisecond's worth.
 const SETTLED_AT_ONCE: u32 = 64;
@@ -57,6 +70,14 @@ impl Change {
         matches!(
             self,
             Change::Store(_) | Change::Update(_) | Change::Insert(_) | Change::Replace { .. }
+        )
+    }
+
+    /// Whether it is a change of a message, which the audit log tells of.
+    pub fn is_audited(&self) -> bool {
+        !matches!(
+            self,
+            Change::Settle | Change::Mend(_) | Change::Limit(_) | Change::Trim
         )
     }
 
@@ -74,7 +95,10 @@ impl Change {
             } => replace(conn, *from, *seen, metadata),
             Change::Relocate { id, from, to } => relocate(conn, id, *from, *to),
             Change::Remove { id, from, seen } => remove(conn, id, *from, *seen),
-            Change::Settle => settle_some(conn).map(|()| Ok(Timestamp::ZERO.into())),
+            Change::Settle => settle_some(conn).map(|()| NO_REVISION),
+            Change::Mend(mend) => mend.run(conn).map(|()| NO_REVISION),
+            Change::Limit(limits) => audit::set_limits(conn, *limits).map(|()| NO_REVISION),
+            Change::Trim => audit::trim(conn).map(|()| NO_REVISION),
         }
     }
 }
@@ -398,16 +422,6 @@ fn made(
         settle(conn, id)?;
     }
     Ok(revision)
-}
-
-/// Says in the log who asked for the change just made.
-pub fn sign(conn: &Connection, actor: &Actor) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "UPDATE rs_log SET uid = ?1, pid = ?2, command = ?3 \
-         WHERE seq = (SELECT max(seq) FROM rs_log)",
-    )?
-    .execute((actor.uid, actor.pid, &actor.command))
-    .map(drop)
 }
 
 /// Moves a doubtful row to its bucket; its revision stays. A side row without a message (another

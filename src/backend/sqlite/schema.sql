@@ -37,9 +37,8 @@ INSERT INTO rs_state (state) VALUES (0), (1), (2), (3), (4), (5), (6), (7);
 
 -- One row a change: the bucket before it (NULL for a new message) and after it (NULL for a removed
 -- one), the revision that the change made (of a removed message the last that it had), when, and
--- the seconds of Created and NextRetry since; and, of a change by this program, the process that
--- asked for it. A row whose old is -1 is no change: some had gone around the log, and who follows
--- it begins afresh.
+-- the seconds of Created and NextRetry since. A row whose old is -1 is no change: some had gone
+-- around the log, and who follows it begins afresh.
 CREATE TABLE rs_log (
   seq INTEGER PRIMARY KEY,
   id NOT NULL,
@@ -49,11 +48,34 @@ CREATE TABLE rs_log (
   nanos INTEGER NOT NULL,
   at_ms INTEGER NOT NULL,
   created INTEGER,
-  retry INTEGER,
-  uid INTEGER,
-  pid INTEGER,
-  command TEXT
+  retry INTEGER
 );
+
+-- One row a change that some process asked this program for, under the change's number in rs_log,
+-- which forgets it sooner: who asked, the revision before it, and of what it replaced or removed
+-- the document. `nth` counts these rows and `bytes` adds them up, so the log's size is the
+-- difference of its two ends.
+CREATE TABLE rs_audit (
+  seq INTEGER PRIMARY KEY,
+  nth INTEGER NOT NULL,
+  bytes INTEGER NOT NULL,
+  id NOT NULL,
+  old INTEGER,
+  new INTEGER,
+  secs INTEGER NOT NULL,
+  nanos INTEGER NOT NULL,
+  was_secs INTEGER,
+  was_nanos INTEGER,
+  at_ms INTEGER NOT NULL,
+  uid INTEGER NOT NULL,
+  pid INTEGER NOT NULL,
+  command TEXT NOT NULL,
+  document TEXT
+);
+
+-- How long rs_audit keeps them: one row.
+CREATE TABLE rs_audit_limit (rows INTEGER NOT NULL, seconds INTEGER NOT NULL);
+INSERT INTO rs_audit_limit VALUES (1000000, 604800);
 
 -- Whoever appends to the log makes the change. The newest row is never trimmed.
 CREATE TRIGGER rs_log_appended AFTER INSERT ON rs_log BEGIN
