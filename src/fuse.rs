@@ -89,6 +89,21 @@ impl Adapter {
 /// How an operation was answered: with an errno, or well.
 type Answered = Option<Errno>;
 
+/// Asks the kernel for what this mount uses; an older one goes without.
+#[doc(hidden)]
+pub fn negotiate(config: &mut KernelConfig) {
+    for wanted in [
+        InitFlags::FUSE_ATOMIC_O_TRUNC,
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_DO_READDIRPLUS,
+        InitFlags::FUSE_READDIRPLUS_AUTO,
+        InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    ] {
+        let _ = config.add_capabilities(wanted);
+    }
+    let _ = config.set_max_write(MAX_WRITE);
+}
+
 fn caller(request: &Request) -> Caller {
     Caller {
         uid: request.uid(),
@@ -158,17 +173,7 @@ macro_rules! refuse {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for wanted in [
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-        ] {
-            // An older kernel goes without.
-            let _ = config.add_capabilities(wanted);
-        }
-        let _ = config.set_max_write(MAX_WRITE);
+        negotiate(config);
         let version = config.kernel_abi();
         self.0.set_validity(self.validity(version.1));
         Ok(())
