@@ -21,7 +21,7 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -67,6 +67,8 @@ pub(super) struct Cache {
     words: AtomicU64,
     /// Whether changes can't be followed at present.
     blind: AtomicBool,
+    /// Up to where changes were read, and when they were last asked for.
+    followed: Mutex<Option<(u64, Instant)>>,
     /// What the kernel itself took out of a directory, and needs no word of.
     pub own: OwnMoves,
 }
@@ -124,6 +126,16 @@ impl Cache {
             },
             false => set,
         }
+    }
+
+    /// Changes were read up to there.
+    pub fn follow_to(&self, cursor: u64) {
+        *self.followed.lock() = Some((cursor, Instant::now()));
+    }
+
+    /// Up to where changes were read, and when they were last asked for with success.
+    pub fn followed(&self) -> Option<(u64, Instant)> {
+        *self.followed.lock()
     }
 
     /// Sets whether changes can be followed, and tells whether that is news.

@@ -94,6 +94,7 @@ impl Spool {
         };
         let found = feed.changes(&ctx, cursor, BATCH)?;
         follower.cursor = Some(found.cursor);
+        self.cache.follow_to(found.cursor);
         let word = match found.lost {
             true => Word::all(),
             false => self.word_of(&found.changes),
