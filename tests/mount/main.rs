@@ -9,6 +9,7 @@ mod caching;
 mod closes;
 mod lifecycle;
 mod moves;
+mod others;
 mod race;
 mod scratch;
 mod support;
