@@ -58,6 +58,7 @@ pub mod fuse;
 pub mod model;
 pub mod newfile;
 pub mod spool;
+pub mod transfer;
 
 pub use backend::{Backend, Context, Error, Factory, StateCounterBackend};
 pub use model::{
