@@ -53,6 +53,7 @@
 
 pub mod backend;
 pub mod cli;
+pub mod datadir;
 pub mod document;
 pub mod fuse;
 pub mod model;
