@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{STEP, Watch, ctx, is_of_one};
-use crate::backend::{Backend, Context, Error, Result};
+use crate::backend::{Backend, ChangeFeed, Error, Result};
 use crate::model::{MessageId, MessageMetadata, QueueState, Stored};
 
 /// What a copy did.
@@ -34,7 +34,6 @@ pub struct Copied {
 
 /// Passes without a feed, and rounds with one, before a source is called too busy.
 const PASSES: u32 = 10;
-const ROUNDS: u32 = 10_000;
 
 /// How often a message is tried that is changed at the same time.
 const TRIES: u32 = 10;
@@ -59,44 +58,20 @@ pub fn copy(
     };
     copy.pass()?;
     copy.done.same = 0;
-    let feed = from.change_feed();
-    let mut cursor = match feed {
-        Some(feed) => feed.newest(&ctx())?,
-        None => 0,
-    };
-    let mut changed = copy.pass()?;
-    match feed {
+    match from.change_feed() {
         Some(feed) => {
-            for round in 0.. {
-                if !copy.goes_on() {
-                    break;
-                }
-                let now = Context::within(std::time::Duration::ZERO);
-                let found = feed.changes(&now, cursor, STEP)?;
-                cursor = found.cursor;
-                if found.lost {
-                    copy.pass()?;
-                } else if found.changes.is_empty() {
-                    break;
-                }
-                let ids: BTreeSet<MessageId> = found.changes.into_iter().map(|c| c.id).collect();
-                ids.iter().try_for_each(|id| copy.one(id))?;
-                if round == ROUNDS {
-                    copy.too_busy();
-                    break;
-                }
-            }
+            let cursor = feed.newest(&ctx())?;
+            copy.pass()?;
+            copy.follow(feed, cursor)?;
         }
         None => {
-            for pass in 0.. {
-                if !changed || !copy.goes_on() {
-                    break;
-                }
+            let mut pass = 0;
+            while copy.goes_on() && copy.pass()? {
+                pass += 1;
                 if pass == PASSES {
                     copy.too_busy();
                     break;
                 }
-                changed = copy.pass()?;
             }
         }
     }
@@ -132,6 +107,31 @@ impl Copy<'_, '_> {
         self.done.refused += 1;
         let why = "it changes faster than it is copied: stop what writes to it, and copy again";
         (self.watch.trouble)("the source", why);
+    }
+
+    /// Carries over what was changed since the cursor, up to now: rounds, each to the end that the
+    /// log has when it begins, until one is short.
+    fn follow(&mut self, feed: &dyn ChangeFeed, mut cursor: u64) -> Result<()> {
+        for _ in 0..PASSES {
+            let (start, end) = (cursor, feed.newest(&ctx())?);
+            while cursor < end {
+                if !self.goes_on() {
+                    return Ok(());
+                }
+                let found = feed.changes(&ctx(), cursor, STEP)?;
+                cursor = found.cursor;
+                if found.lost {
+                    self.pass()?;
+                }
+                let ids: BTreeSet<MessageId> = found.changes.into_iter().map(|c| c.id).collect();
+                ids.iter().try_for_each(|id| self.one(id))?;
+            }
+            if end - start < STEP as u64 {
+                return Ok(());
+            }
+        }
+        self.too_busy();
+        Ok(())
     }
 
     /// Goes through all states once; whether anything was to be done.
