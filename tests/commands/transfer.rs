@@ -3,9 +3,13 @@
 use std::path::Path;
 
 use retryspoolfs::backend::locator::{Locator, OpenOptions};
-use retryspoolfs::{MessageMetadata, QueueState, Timestamp};
+use retryspoolfs::{Context, MessageMetadata, QueueState, Timestamp};
 
-use crate::support::{Spool, ago, ctx, eventually, message};
+use crate::support::{DEADLINE, Spool, ago, eventually, message};
+
+pub fn ctx() -> Context {
+    Context::within(DEADLINE)
+}
 
 /// One message of each state, and one that is as odd as can be.
 fn some() -> Vec<MessageMetadata> {

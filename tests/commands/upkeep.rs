@@ -3,6 +3,7 @@
 use retryspoolfs::{MessageMetadata, QueueState};
 
 use crate::support::{Spool, eventually, message};
+use crate::transfer::ctx;
 
 fn spool() -> Spool {
     Spool::with(QueueState::ALL.map(|state| message(&format!("{state}-1"), state)))
@@ -36,7 +37,7 @@ fn a_check_finds_and_mends() {
             .open()
             .state_counter()
             .unwrap()
-            .get_state_count(&crate::support::ctx(), QueueState::Hold)
+            .get_state_count(&ctx(), QueueState::Hold)
             .unwrap(),
         1
     );

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub use mount::{Mount, program};
 pub use shell::{Output, Script};
-pub use spool::{Spool, ago, ctx, message};
+pub use spool::{Spool, ago, message};
 pub use sys::{
     Named, close, create, errno, open, rename, rename_with, stat, store, truncate, write,
 };
