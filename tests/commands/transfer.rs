@@ -199,7 +199,7 @@ fn a_copy_while_the_source_is_worked_on() {
         // Each round moves, removes and makes some.
         let id = format!("m{:05}", nth * 7 % 2500).parse().unwrap();
         match store.locate(&ctx(), &id).unwrap() {
-            Some(_) if nth % 5 == 0 => store.delete_meta(&ctx(), &id).unwrap(),
+            Some(_) if nth.is_multiple_of(5) => store.delete_meta(&ctx(), &id).unwrap(),
             Some(state) => {
                 let to = QueueState::ALL[(state.number() as usize + 1) % 6];
                 store.move_to_state(&ctx(), &id, state, to).unwrap();
