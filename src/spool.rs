@@ -35,6 +35,7 @@ mod metrics;
 mod namespace;
 mod operations;
 mod recent;
+mod rendered;
 mod repeats;
 mod report;
 mod scratch;
@@ -62,6 +63,7 @@ use cache::Cache;
 use commit::OwnWrites;
 use handle::Handles;
 use inode::Inodes;
+use rendered::Rendered;
 use report::Report;
 use scratch::Scratches;
 use survey::Survey;
@@ -111,6 +113,7 @@ pub struct Spool {
     own: OwnWrites,
     report: Report,
     cache: Cache,
+    rendered: Rendered,
     operations: Operations,
     survey: Survey,
     started: Timestamp,
@@ -138,6 +141,7 @@ impl Spool {
             own: OwnWrites::default(),
             report: Report::default(),
             cache: Cache::default(),
+            rendered: Rendered::default(),
             operations: Operations::default(),
             survey: Survey::default(),
             started: Timestamp::now(),

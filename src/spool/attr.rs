@@ -68,8 +68,13 @@ impl Brief {
 
     /// Of a stored message.
     pub fn of(stored: &Stored) -> Brief {
+        Brief::with_size(stored, document::rendered_len(&stored.metadata))
+    }
+
+    /// Of a stored message whose document has that length in bytes.
+    pub fn with_size(stored: &Stored, size: u64) -> Brief {
         Brief {
-            size: document::rendered_len(&stored.metadata),
+            size,
             created: stored.metadata.created,
             updated: stored.metadata.updated,
             mark: inode::mark(stored.revision),

@@ -74,7 +74,7 @@ impl Spool {
                 let pages = PageUse::Past;
                 Handle::Reader(Arc::new(Reader {
                     ino,
-                    document,
+                    document: document.into(),
                     pages,
                 }))
             }
@@ -111,10 +111,23 @@ impl Spool {
         state: QueueState,
         mode: OpenMode,
     ) -> Result<Handle> {
+        if !mode.write
+            && let Some((mark, document)) = self.rendered.get(ino)
+            && self.is_settled(id)
+        {
+            let reader = self.reader(ino, mark, document, true);
+            return Ok(Handle::Reader(Arc::new(reader)));
+        }
+        let read = self.cache.reading();
         let stored = self.ask(self.store.get(&self.patient(), id))?;
         let stored = stored.ok_or_else(Refusal::not_found)?;
         if !mode.write {
-            return Ok(Handle::Reader(Arc::new(self.reader(ino, id, &stored))));
+            let document: Arc<[u8]> = document::render(&stored.metadata).into();
+            let mark = inode::mark(stored.revision);
+            let is_current = || self.cache.reading() == read;
+            self.rendered.keep(ino, mark, document.clone(), is_current);
+            let reader = self.reader(ino, mark, document, self.is_settled(id));
+            return Ok(Handle::Reader(Arc::new(reader)));
         }
         self.writable()?;
         if stored.metadata.state != state {
@@ -133,12 +146,12 @@ impl Spool {
         Ok(Handle::Writer(writer))
     }
 
-    fn reader(&self, ino: u64, id: &MessageId, stored: &Stored) -> Reader {
-        let document = document::render(&stored.metadata);
+    /// A handle that reads the document of the revision with that mark; `settled` if the message
+    /// did not change lately.
+    fn reader(&self, ino: u64, mark: u64, document: Arc<[u8]>, settled: bool) -> Reader {
         let mut pages = PageUse::Past;
         // Each page by itself is whole, so only a document of one page is never mixed.
-        if document.len() <= PAGE && self.is_settled(id) {
-            let mark = inode::mark(stored.revision);
+        if document.len() <= PAGE && settled {
             pages = self.inodes.open_pages(ino, mark, document.len() as u64);
         }
         // Looked at after the pages are held: either the writer finds them held, or it is found.

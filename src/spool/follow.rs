@@ -151,6 +151,13 @@ impl Spool {
     }
 
     fn tell(&self, word: &Word) {
+        if word.all {
+            self.rendered.clear();
+        }
+        for id in &word.messages {
+            // Also of one that the kernel does not know: it may come to know it again.
+            self.rendered.forget(self.inodes.number(id));
+        }
         let dir = |state| Fixed::Dir(Dir::State(state)).ino();
         if word.all || word.names {
             self.cache.drop_all_names();

@@ -40,7 +40,7 @@ pub enum Handle {
 /// A message's document as it was when it was opened.
 pub struct Reader {
     pub ino: u64,
-    pub document: Vec<u8>,
+    pub document: Arc<[u8]>,
     /// Whether the kernel may keep it, and how.
     pub pages: PageUse,
 }

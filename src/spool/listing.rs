@@ -3,7 +3,7 @@
 //! Owns: the offsets of an open directory. An offset counts the messages that this handle found,
 //! and stays tied to the one it counted, whatever comes and goes in the store meanwhile: who goes
 //! back finds the same messages under the same offsets, but for those that went, and each message
-//! that stays is given once. The reader may go back to any offset; for that, eight bytes of each
+//! that stays is given once. The reader may go back to any offset; for that, five bytes of each
 //! message's ID are kept, and the store is asked for the rest.
 
 use std::collections::{HashMap, VecDeque};
@@ -68,8 +68,17 @@ struct Window {
     /// How the store was read.
     batches: Vec<Batch>,
     /// By number, what an ID is recognised by.
-    digests: Vec<u64>,
+    digests: Vec<Digest>,
     end: bool,
+}
+
+/// What tells the IDs of one batch apart: of two among a thousand it is the same once in two million
+/// batches.
+type Digest = [u8; 5];
+
+fn digest(id: &MessageId) -> Digest {
+    let [a, b, c, d, e, ..] = number_of(id).to_le_bytes();
+    [a, b, c, d, e]
 }
 
 /// Messages that were found together.
@@ -123,7 +132,7 @@ impl Window {
             self.start = self.found();
         }
         for item in found {
-            self.digests.push(number_of(&item.id));
+            self.digests.push(digest(&item.id));
             self.items.push_back(Some(item));
         }
         while self.items.len() > KEPT {
@@ -372,7 +381,7 @@ impl Spool {
         };
         let end = rest.get(1).map_or(window.found(), |next| next.first);
         let numbers = batch.first..end;
-        let place: HashMap<u64, usize> = window.digests[batch.first as usize..end as usize]
+        let place: HashMap<Digest, usize> = window.digests[batch.first as usize..end as usize]
             .iter()
             .enumerate()
             .map(|(place, digest)| (*digest, place))
@@ -385,7 +394,7 @@ impl Spool {
             let more = ids.len() == BATCH && ids.last() < Some(&batch.last);
             after = ids.last().cloned();
             for id in ids.into_iter().take_while(|id| *id <= batch.last) {
-                if let Some(place) = place.get(&number_of(&id)) {
+                if let Some(place) = place.get(&digest(&id)) {
                     items[*place] = Some(Item { id, brief: None });
                 }
             }

@@ -15,7 +15,8 @@ use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
 use super::{Options, Spool};
 use crate::backend::{Error, StateInfo};
-use crate::model::{MessageId, QueueState, Timestamp};
+use crate::document;
+use crate::model::{MessageId, QueueState, Stored, Timestamp};
 
 impl Spool {
     /// What has that name in the directory, and counts one lookup of it.
@@ -51,13 +52,13 @@ impl Spool {
         // reaches it.
         let read = self.cache.reading();
         let ino = self.inodes.expect(id, state);
-        let found =
-            self.brief(id, Some(state))
-                .and_then(|brief| match (brief.filter(|_| !hidden), &own) {
-                    (Some(brief), _) => Ok((brief, true)),
-                    (None, Some(_)) => Ok((Brief::of_bytes(0, Timestamp::now()), false)),
-                    (None, None) => Err(Refusal::not_found()),
-                });
+        let found = self
+            .brief_for_opening(id, state, ino, read)
+            .and_then(|brief| match (brief.filter(|_| !hidden), &own) {
+                (Some(brief), _) => Ok((brief, true)),
+                (None, Some(_)) => Ok((Brief::of_bytes(0, Timestamp::now()), false)),
+                (None, None) => Err(Refusal::not_found()),
+            });
         match found {
             Ok((brief, stored)) => {
                 self.inodes.moved(id, state);
@@ -157,11 +158,37 @@ impl Spool {
     /// The message's attributes if it is stored, in `state` where one is given. One that can't be
     /// read is there all the same.
     pub(super) fn brief(&self, id: &MessageId, state: Option<QueueState>) -> Result<Option<Brief>> {
+        self.brief_by(id, state, Brief::of)
+    }
+
+    /// The same, for a name that may be opened next: its document is kept for that.
+    fn brief_for_opening(
+        &self,
+        id: &MessageId,
+        state: QueueState,
+        ino: u64,
+        read: ReadAt,
+    ) -> Result<Option<Brief>> {
+        self.brief_by(id, Some(state), |stored| {
+            let document: Arc<[u8]> = document::render(&stored.metadata).into();
+            let brief = Brief::with_size(stored, document.len() as u64);
+            let is_current = || self.cache.reading() == read;
+            self.rendered.keep(ino, brief.mark(), document, is_current);
+            brief
+        })
+    }
+
+    fn brief_by(
+        &self,
+        id: &MessageId,
+        state: Option<QueueState>,
+        brief: impl Fn(&Stored) -> Brief,
+    ) -> Result<Option<Brief>> {
         let ctx = self.patient();
         match self.store.get(&ctx, id) {
             Ok(stored) => Ok(stored
                 .filter(|stored| state.is_none_or(|state| state == stored.metadata.state))
-                .map(|stored| Brief::of(&stored))),
+                .map(|stored| brief(&stored))),
             Err(Error::Corrupt(_)) => {
                 let found = self.ask(self.store.locate(&ctx, id))?;
                 Ok(found

@@ -1,9 +1,11 @@
 //! What the kernel keeps: that it need not ask for what nobody changed, and never shows what was
 //! changed as if it were not.
 
+use std::collections::BTreeMap;
+
 use retryspoolfs::QueueState::Deferred;
 
-use super::support::{Spool, message};
+use super::support::{Mount, Spool, eventually, message};
 
 /// Documents that nobody has changed for an hour, and that are read in pieces, through the kernel's
 /// own pages, while each is changed once.
@@ -63,4 +65,80 @@ fn a_rename_into_place_mixes_no_documents() {
         r#"    with open("deferred/.new", "w") as f: f.write(json.dumps({"ID": id, "LastError": text}))
     os.rename("deferred/.new", path)"#,
     );
+}
+
+/// How many requests of each kind the mount has answered.
+fn answered(mount: &Mount) -> BTreeMap<String, i64> {
+    let text = std::fs::read_to_string(mount.path(".retryspool/metrics")).unwrap();
+    let lines = text.lines();
+    lines
+        .filter_map(|line| line.strip_prefix("retryspool_operations_total{op=\""))
+        .map(|line| {
+            let (kind, number) = line.split_once("\"} ").unwrap();
+            (kind.to_owned(), number.parse::<f64>().unwrap() as i64)
+        })
+        .collect()
+}
+
+/// The requests that a script needs, those apart that looking at them needs, and those that
+/// nobody waits for.
+fn requests(mount: &Mount, script: &str) -> BTreeMap<String, i64> {
+    let between = |run: &dyn Fn()| {
+        let before = answered(mount);
+        run();
+        let mut after = answered(mount);
+        for (kind, number) in &mut after {
+            *number -= before.get(kind).copied().unwrap_or(0);
+        }
+        after
+    };
+    let looking = between(&|| {});
+    let mut needed = between(&|| drop(mount.python(script).ok()));
+    for (kind, number) in &mut needed {
+        *number -= looking.get(kind).copied().unwrap_or(0);
+    }
+    needed.retain(|kind, number| {
+        *number != 0 && !["release", "releasedir", "forget"].contains(&&**kind)
+    });
+    needed
+}
+
+fn kinds<const N: usize>(kinds: [(&str, i64); N]) -> BTreeMap<String, i64> {
+    kinds.map(|(kind, number)| (kind.to_owned(), number)).into()
+}
+
+#[test]
+fn what_nobody_changed_is_not_asked_for_again() {
+    let messages = (0..40).map(|n| message(&format!("m{n:02}"), Deferred));
+    let mount = Spool::with(messages).mount("");
+    let stat = "import os\nfor n in range(40): os.stat(f'deferred/m{n:02}.json')";
+    let list =
+        "import os\nfor entry in sorted(os.listdir('deferred')): os.lstat('deferred/' + entry)";
+    let cat = "import os
+for n in range(40):
+    fd = os.open(f'deferred/m{n:02}.json', os.O_RDONLY)
+    assert os.read(fd, 131072).endswith(b'}\\n') and os.read(fd, 131072) == b''
+    os.close(fd)";
+    assert_eq!(requests(&mount, stat).get("lookup"), Some(&41));
+    assert_eq!(requests(&mount, stat), kinds([]));
+    let listed = requests(&mount, list);
+    assert!(
+        !listed.contains_key("lookup") && !listed.contains_key("getattr"),
+        "{listed:?}"
+    );
+    // The first time the documents are fetched; what looked the names up rendered them.
+    assert_eq!(requests(&mount, cat), kinds([("open", 40), ("read", 40)]));
+    assert_eq!(requests(&mount, cat), kinds([("open", 40)]));
+
+    // Another program changes one of them.
+    let sql = "UPDATE messages SET last_error = 'another reason' WHERE id = 'm07'";
+    mount.spool().execute(sql);
+    let changed = "import os\nassert 'another reason' in open('deferred/m07.json').read()";
+    mount.python(changed).ok();
+    // It is read past the pages until nothing of before can be on its way.
+    let again = "open('deferred/m07.json').read()";
+    eventually("the kernel keeps the new document", || {
+        requests(&mount, again) == kinds([("open", 1)])
+    });
+    mount.python(changed).ok();
 }
