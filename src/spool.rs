@@ -31,6 +31,7 @@ mod inode;
 mod listing;
 mod lookup;
 mod namespace;
+mod removed;
 mod report;
 mod scratch;
 mod tree;
@@ -52,6 +53,7 @@ use cache::Cache;
 use commit::OwnWrites;
 use handle::Handles;
 use inode::Inodes;
+use removed::Removals;
 use report::Report;
 use scratch::Scratches;
 
@@ -95,6 +97,7 @@ pub struct Spool {
     handles: Handles,
     scratches: Scratches,
     asides: Asides,
+    removals: Removals,
     own: OwnWrites,
     report: Report,
     cache: Cache,
@@ -120,6 +123,7 @@ impl Spool {
             handles: Handles::default(),
             scratches: Scratches::default(),
             asides: Asides::default(),
+            removals: Removals::default(),
             own: OwnWrites::default(),
             report: Report::default(),
             cache: Cache::default(),
@@ -127,9 +131,10 @@ impl Spool {
         }
     }
 
-    /// Puts on disk what scratch files nobody touched for an hour, and tells who hid a message
-    /// by mistake. To be called about once a second.
+    /// Puts on disk what scratch files nobody touched for an hour, puts messages back that are
+    /// owed, and tells who hid a message by mistake. To be called about once a second.
     pub fn tidy(&self) {
+        self.settle_removals();
         self.rescue_scratch_files(Some(scratch::IDLE));
         for (id, line) in self.asides.expired() {
             // Who removed it since has nothing to be told.
@@ -141,6 +146,7 @@ impl Spool {
 
     /// Ends the mount: scratch files that hold bytes are put on disk, and the store is closed.
     pub fn close(&self) {
+        self.rescue_removals();
         self.rescue_scratch_files(None);
         if let Err(error) = self.store.close() {
             tracing::error!(target: "retryspoolfs", "close of the spool: {error}");

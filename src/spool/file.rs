@@ -15,6 +15,7 @@ use super::draft::Draft;
 use super::error::{self, Errno, Refusal, Result, Waiting};
 use super::handle::{Handle, Reader, Writer, WriterInner};
 use super::inode::Node;
+use super::removed::Removed;
 use super::report::TextCursor;
 use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
@@ -116,7 +117,7 @@ impl Spool {
             mode,
             opened,
             draft,
-            Origin::Opened,
+            Origin::default(),
         );
         Ok(Handle::Writer(writer))
     }
@@ -195,8 +196,12 @@ impl Spool {
             }
         };
         let origin = match brief {
-            Some(_) => Origin::Opened,
-            None => Origin::Created(creation),
+            Some(_) => Origin::default(),
+            None => Origin {
+                created: true,
+                aside: creation,
+                removed: self.removals.take(id, caller),
+            },
         };
         let ino = self.inodes.look_up(id, state);
         let writer = writer(caller, (ino, id, state), mode, opened, draft, origin);
@@ -354,12 +359,14 @@ pub(super) fn in_use(found: QueueState) -> Refusal {
 }
 
 /// How a writer came to its file.
-#[derive(Clone, Copy)]
-enum Origin {
-    /// It was there.
-    Opened,
-    /// It was made, maybe where a message was set aside.
-    Created(Option<Creation>),
+#[derive(Default)]
+struct Origin {
+    /// It was made; otherwise it was there.
+    created: bool,
+    /// It was made where a message was set aside.
+    aside: Option<Creation>,
+    /// It was made where the same process removed a message.
+    removed: Option<Removed>,
 }
 
 fn writer(
@@ -379,12 +386,10 @@ fn writer(
         append: mode.append,
         sync: mode.sync,
         len: AtomicU64::new(draft.len()),
-        aside: match origin {
-            Origin::Created(creation) => creation,
-            Origin::Opened => None,
-        },
-        uncommitted: AtomicBool::new(matches!(origin, Origin::Created(_))),
+        aside: origin.aside,
+        uncommitted: AtomicBool::new(origin.created),
         dropped: AtomicBool::new(false),
+        replaces: Mutex::new(origin.removed),
         inner: Mutex::new(WriterInner {
             draft,
             opened,
