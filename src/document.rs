@@ -9,8 +9,8 @@ mod parse;
 mod render;
 pub mod updated;
 
-pub use parse::{Document, Problem, parse};
-pub use render::{render, rendered_len};
+pub use parse::{Document, Problem, parse, parse_any};
+pub use render::{render, render_line, rendered_len};
 
 /// The longest legal document in bytes: 1 MiB.
 pub const MAX_LEN: usize = 1 << 20;

@@ -59,6 +59,21 @@ impl fmt::Display for Problem {
 
 /// Reads the document of the message `id`.
 pub fn parse(bytes: &[u8], id: &MessageId) -> Result<Document, Problem> {
+    read(bytes, Some(id)).map(|(_, document)| document)
+}
+
+/// Reads a document that no file name belongs to: whose message it is stands in it alone.
+///
+/// ```
+/// use retryspoolfs::document;
+/// let (id, document) = document::parse_any(br#"{"ID": "msg-123", "Size": 7}"#).unwrap();
+/// assert_eq!((id.as_str(), document.size), ("msg-123", Some(7)));
+/// ```
+pub fn parse_any(bytes: &[u8]) -> Result<(MessageId, Document), Problem> {
+    read(bytes, None)
+}
+
+fn read(bytes: &[u8], expected: Option<&MessageId>) -> Result<(MessageId, Document), Problem> {
     let whole = |message: String, incomplete| Problem {
         message,
         line: 0,
@@ -80,7 +95,7 @@ pub fn parse(bytes: &[u8], id: &MessageId) -> Result<Document, Problem> {
         return Err(whole(message, false));
     }
     let mut json = Deserializer::from_slice(bytes);
-    json.deserialize_map(Keys { id })
+    json.deserialize_map(Keys { expected })
         .and_then(|document| json.end().map(|()| document))
         .map_err(|error| problem(&error, bytes))
 }
@@ -123,19 +138,20 @@ const KEYS: [&str; 12] = [
     "RetryPolicyName",
 ];
 
-/// Reads the object, for the file of this ID.
+/// Reads the object; for the file of this ID, if it is of one.
 struct Keys<'a> {
-    id: &'a MessageId,
+    expected: Option<&'a MessageId>,
 }
 
 impl<'de> Visitor<'de> for Keys<'_> {
-    type Value = Document;
+    type Value = (MessageId, Document);
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an object with the keys of a message")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut id = None;
         let mut seen = Vec::with_capacity(KEYS.len());
         let mut document = Document::default();
         while let Some(key) = map.next_key_seed(Key)? {
@@ -145,7 +161,7 @@ impl<'de> Visitor<'de> for Keys<'_> {
             seen.push(key);
             let d = &mut document;
             match key {
-                "ID" => self.check_id(&text(&mut map, key)?)?,
+                "ID" => id = Some(self.id(&text(&mut map, key)?)?),
                 "State" => d.state = Some(state(&mut map, key)?),
                 "Attempts" => d.attempts = Some(number(&mut map, key, NATURAL)?),
                 "MaxAttempts" => d.max_attempts = Some(number(&mut map, key, NATURAL)?),
@@ -160,19 +176,22 @@ impl<'de> Visitor<'de> for Keys<'_> {
                 _ => d.retry_policy_name = Some(text(&mut map, key)?),
             }
         }
-        if !seen.contains(&"ID") {
-            return Err(A::Error::custom("there is no \"ID\""));
+        match id {
+            Some(id) => Ok((id, document)),
+            None => Err(A::Error::custom("there is no \"ID\"")),
         }
-        Ok(document)
     }
 }
 
 impl Keys<'_> {
-    fn check_id<E: serde::de::Error>(&self, found: &str) -> Result<(), E> {
-        if found == self.id.as_str() {
-            return Ok(());
+    fn id<E: serde::de::Error>(&self, found: &str) -> Result<MessageId, E> {
+        let Some(expected) = self.expected else {
+            return found.parse().map_err(E::custom);
+        };
+        if found == expected.as_str() {
+            return Ok(expected.clone());
         }
-        let (found, name) = (quoted(found), self.id.file_name());
+        let (found, name) = (quoted(found), expected.file_name());
         Err(E::custom(format!(
             "the ID is {found}, but the file is {name}'s"
         )))

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
 
 use crate::model::{MessageMetadata, Timestamp};
 
@@ -19,6 +19,19 @@ pub fn render(metadata: &MessageMetadata) -> Vec<u8> {
     let mut document = Vec::with_capacity(512);
     write(metadata, &mut document);
     document
+}
+
+/// The same document in one line, with its newline: what a file of JSON Lines holds.
+///
+/// ```
+/// use retryspoolfs::{MessageMetadata, document};
+/// let line = document::render_line(&MessageMetadata::new("msg-123".parse().unwrap()));
+/// assert!(line.starts_with(br#"{"ID":"msg-123","State":0,"#) && line.ends_with(b"}\n"));
+/// ```
+pub fn render_line(metadata: &MessageMetadata) -> Vec<u8> {
+    let mut line = Vec::with_capacity(512);
+    write_as(metadata, &mut line, GoFormatter(CompactFormatter));
+    line
 }
 
 /// The length of [`render`]'s document in bytes, without keeping it.
@@ -39,6 +52,14 @@ pub fn rendered_len(metadata: &MessageMetadata) -> u64 {
 }
 
 fn write(metadata: &MessageMetadata, out: &mut impl Write) {
+    write_as(
+        metadata,
+        out,
+        GoFormatter(PrettyFormatter::with_indent(b"  ")),
+    );
+}
+
+fn write_as(metadata: &MessageMetadata, out: &mut impl Write, formatter: impl Formatter) {
     let time = |time: Timestamp| time.to_string();
     let keys = Keys {
         id: metadata.id.as_str(),
@@ -54,7 +75,6 @@ fn write(metadata: &MessageMetadata, out: &mut impl Write) {
         headers: &metadata.headers,
         retry_policy_name: &metadata.retry_policy_name,
     };
-    let formatter = GoFormatter(PrettyFormatter::with_indent(b"  "));
     // Neither writer fails, and no key of these types can.
     let _ = keys.serialize(&mut Serializer::with_formatter(&mut *out, formatter));
     let _ = out.write_all(b"\n");
@@ -79,11 +99,11 @@ struct Keys<'a> {
     retry_policy_name: &'a str,
 }
 
-/// Lays out as Go's encoder with an indent of two spaces, and like it escapes the two line
-/// separators that JSON allows in a text and JavaScript once did not.
-struct GoFormatter(PrettyFormatter<'static>);
+/// Lays out as the inner one does, which Go's encoder does alike, and like Go's escapes the two
+/// line separators that JSON allows in a text and JavaScript once did not.
+struct GoFormatter<F>(F);
 
-impl Formatter for GoFormatter {
+impl<F: Formatter> Formatter for GoFormatter<F> {
     fn write_string_fragment<W: ?Sized + Write>(
         &mut self,
         out: &mut W,

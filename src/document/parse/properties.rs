@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::document::render;
+use crate::document::{render, render_line};
 
 fn id(text: &str) -> MessageId {
     text.parse().unwrap()
@@ -66,6 +66,11 @@ proptest! {
         let bytes = render(&metadata);
         prop_assert_eq!(bytes.len() as u64, crate::document::rendered_len(&metadata));
         let document = parse(&bytes, &metadata.id).unwrap();
+        let line = render_line(&metadata);
+        prop_assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        for bytes in [&bytes, &line] {
+            prop_assert_eq!(parse_any(bytes).unwrap(), (metadata.id.clone(), document.clone()));
+        }
         prop_assert_eq!(document.state, Some(metadata.state));
         let updated = document.updated.unwrap();
         let read = document.into_new(metadata.id.clone(), metadata.state, Timestamp::MAX);
