@@ -47,7 +47,7 @@ struct Editor {
 }
 
 const VIM: Editor = Editor {
-    command: "vim --clean -c 'set backupskip= nofixendofline shortmess-=F' $T",
+    command: "vim --clean -c 'set backupskip=' $T",
     new: "[New]",
     read: "\"ID\": ",
     write: &[Press(&["i"]), Type("$DOC"), Press(&["Escape"])],
@@ -55,12 +55,84 @@ const VIM: Editor = Editor {
     save: &[Type(":w"), Press(&["Enter"])],
     saved: " written",
     changed: ("Do you really want to write to it (y/n)?", &["y"]),
-    refused: &[
-        "E667: Fsync failed",
-        "E512: Close failed",
-        "E514: write error",
-    ],
+    refused: &["E667: Fsync failed", "E512: Close failed"],
     quit: &[Press(&["Enter"]), Type(":q!"), Press(&["Enter"])],
+    keeps: None,
+};
+
+const NANO: Editor = Editor {
+    command: "nano --ignorercfiles $T",
+    new: "New File",
+    read: "\"ID\": ",
+    write: &[Type("$DOC")],
+    replace: &[
+        Press(&["C-\\"]),
+        See("Search (to replace)"),
+        Type("$OLD"),
+        Press(&["Enter"]),
+        See("Replace with:"),
+        Type("$NEW"),
+        Press(&["Enter"]),
+        See("Replace this instance?"),
+        Press(&["a"]),
+        See("Replaced 1 occurrence"),
+    ],
+    save: &[Press(&["C-s"])],
+    saved: "[ Wrote ",
+    changed: ("File on disk has changed; continue saving?", &["y"]),
+    refused: &["Error writing "],
+    quit: &[Press(&["C-x"])],
+    keeps: None,
+};
+
+const EMACS: Editor = Editor {
+    command: "emacs -nw -Q $T",
+    new: "(New file)",
+    read: "\"ID\": ",
+    write: &[Type("$DOC")],
+    replace: &[
+        Press(&["M-<", "M-x"]),
+        See("M-x"),
+        Type("replace-string"),
+        Press(&["Enter"]),
+        See("Replace string"),
+        Type("$OLD"),
+        Press(&["Enter"]),
+        See(" with: "),
+        Type("$NEW"),
+        Press(&["Enter"]),
+        See("Replaced 1 occurrence"),
+    ],
+    save: &[Press(&["C-x", "C-s"])],
+    saved: "Wrote ",
+    changed: ("Save anyway?", &["y", "e", "s", "Enter"]),
+    refused: &["Stale file handle", "Bad message"],
+    quit: &[Press(&["C-x", "C-c"])],
+    keeps: Some("*.json~"),
+};
+
+const MCEDIT: Editor = Editor {
+    command: "mcedit $T",
+    new: "hold/new.json",
+    read: "\"ID\": ",
+    write: &[Type("$DOC")],
+    replace: &[
+        Press(&["F4"]),
+        See("Enter search string"),
+        Type("$OLD"),
+        Press(&["Down"]),
+        Type("$NEW"),
+        Press(&["Enter"]),
+        See("Replace with"),
+        Press(&["a"]),
+        See("replacements made"),
+        Press(&["Enter"]),
+    ],
+    save: &[Press(&["F2"]), See("Confirm save file"), Press(&["Enter"])],
+    saved: "[----]",
+    changed: ("The file has been modified in the meantime", &["Enter"]),
+    refused: &["Cannot save file", "Cannot"],
+    quit: &[Press(&["F10"])],
     keeps: None,
 };
 
@@ -263,4 +335,45 @@ fn use_editor(editor: &Editor) {
 #[test]
 fn vim() {
     use_editor(&VIM);
+}
+
+#[test]
+fn vim_with_backup() {
+    use_editor(&Editor {
+        command: "vim --clean -c 'set backupskip= backup backupcopy=no' $T",
+        keeps: Some("*.json~"),
+        ..VIM
+    });
+}
+
+#[test]
+fn vim_with_backupcopy() {
+    use_editor(&Editor {
+        command: "vim --clean -c 'set backupskip= backup backupcopy=yes' $T",
+        keeps: Some("*.json~"),
+        ..VIM
+    });
+}
+
+#[test]
+fn vim_without_swapfile() {
+    use_editor(&Editor {
+        command: "vim --clean -n -c 'set backupskip= backupcopy=no' $T",
+        ..VIM
+    });
+}
+
+#[test]
+fn nano() {
+    use_editor(&NANO);
+}
+
+#[test]
+fn emacs() {
+    use_editor(&EMACS);
+}
+
+#[test]
+fn mcedit() {
+    use_editor(&MCEDIT);
 }
