@@ -30,10 +30,15 @@ mod handle;
 mod inode;
 mod listing;
 mod lookup;
+mod metrics;
 mod namespace;
+mod operations;
 mod removed;
+mod repeats;
 mod report;
 mod scratch;
+mod status;
+mod survey;
 mod tree;
 mod xattr;
 
@@ -46,6 +51,7 @@ pub use file::OpenMode;
 pub use inode::number_of;
 pub use listing::{DirEntry, Sink};
 pub use namespace::RenameFlags;
+pub use operations::{Counted, Operation, Operations};
 pub use tree::CONTROL;
 
 use aside::Asides;
@@ -56,6 +62,7 @@ use inode::Inodes;
 use removed::Removals;
 use report::Report;
 use scratch::Scratches;
+use survey::Survey;
 
 /// How long an operation waits for the store where nobody else has to wait for it.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,6 +70,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// What a mount may be told.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Where the store is, for people.
+    pub source: String,
     /// Nothing may be changed through this mount.
     pub read_only: bool,
     /// `rm` of a message is refused.
@@ -101,6 +110,8 @@ pub struct Spool {
     own: OwnWrites,
     report: Report,
     cache: Cache,
+    operations: Operations,
+    survey: Survey,
     started: Timestamp,
 }
 
@@ -127,13 +138,18 @@ impl Spool {
             own: OwnWrites::default(),
             report: Report::default(),
             cache: Cache::default(),
+            operations: Operations::default(),
+            survey: Survey::default(),
             started: Timestamp::now(),
         }
     }
 
     /// Puts on disk what scratch files nobody touched for an hour, puts messages back that are
-    /// owed, and tells who hid a message by mistake. To be called about once a second.
+    /// owed, tells who hid a message by mistake, and goes on counting for the metrics. To be
+    /// called about once a second.
     pub fn tidy(&self) {
+        self.report.tell_repeats();
+        self.survey_a_little();
         self.settle_removals();
         self.rescue_scratch_files(Some(scratch::IDLE));
         for (id, line) in self.asides.expired() {
@@ -162,6 +178,11 @@ impl Spool {
         }
         let space = self.ask(self.store.space())?;
         Ok(Usage { messages, space })
+    }
+
+    /// Where operations are counted by whoever answers them.
+    pub fn operations(&self) -> &Operations {
+        &self.operations
     }
 
     /// How many inodes the kernel or an open file knows, the fixed ones apart.

@@ -64,6 +64,11 @@ impl Spool {
     fn open_quietly(&self, caller: &Caller, ino: u64, mode: OpenMode) -> Result<u64> {
         let handle = match (Fixed::of(ino), self.inodes.get(ino)) {
             (Some(Fixed::Text(text)), _) => Self::open_text(text, mode)?,
+            (Some(Fixed::Snapshot(which)), _) => {
+                read_only(mode)?;
+                let document = self.snapshot(which)?;
+                Handle::Reader(Arc::new(Reader { ino, document }))
+            }
             (Some(Fixed::Dir(_)), _) => return Err(Refusal::new(Errno::EISDIR, "a directory")),
             (None, Some(Node::Scratch(file))) => {
                 if mode.truncate && mode.write {
@@ -82,9 +87,7 @@ impl Spool {
     }
 
     fn open_text(text: Text, mode: OpenMode) -> Result<Handle> {
-        if mode.write {
-            return Err(Refusal::new(Errno::EPERM, "control files can't be written"));
-        }
+        read_only(mode)?;
         Ok(Handle::Text(
             text,
             Arc::new(Mutex::new(TextCursor::default())),
@@ -321,10 +324,20 @@ impl Spool {
                 writer.ino
             }
             Ok(Handle::Reader(reader)) => reader.ino,
-            Ok(Handle::Scratch { file, .. }) => file.ino(),
+            Ok(Handle::Scratch { file, .. }) => {
+                self.inodes.let_go(file.ino());
+                return self.discard_if_unused(&file);
+            }
             Ok(Handle::Text(..) | Handle::Dir(_)) => return,
         };
         self.inodes.let_go(ino);
+    }
+
+    /// A scratch file that has neither a name nor a handle takes no room.
+    pub(super) fn discard_if_unused(&self, file: &Arc<ScratchFile>) {
+        if !self.inodes.is_open(file.ino()) && !self.scratches.is_named(file) {
+            file.discard();
+        }
     }
 
     /// The mount ends: every open file has its last close now.
@@ -332,6 +345,14 @@ impl Spool {
         for fh in self.handles.all() {
             self.release(fh);
         }
+    }
+}
+
+/// How a control file may be opened.
+fn read_only(mode: OpenMode) -> Result<()> {
+    match mode.write {
+        true => Err(Refusal::new(Errno::EPERM, "control files can't be written")),
+        false => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use super::attr::{Attr, Brief};
 use super::cache::{self, Validity};
 use super::caller::Caller;
 use super::error::{Errno, Refusal, Result};
-use super::handle::{Handle, Writer};
+use super::handle::Writer;
 use super::inode::Node;
 use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
@@ -87,7 +87,7 @@ impl Spool {
                 let brief = match self.brief(&id, None)? {
                     Some(brief) => brief,
                     // Not committed yet, or gone while it is open.
-                    None => self.open_brief(ino, fh).ok_or_else(Refusal::not_found)?,
+                    None => self.open_brief(ino).ok_or_else(Refusal::not_found)?,
                 };
                 Ok(self.message_attr(ino, brief, own.as_deref()))
             }
@@ -135,6 +135,9 @@ impl Spool {
         match (Fixed::of(ino), self.inodes.get(ino)) {
             (Some(Fixed::Dir(dir)), _) => dir.path(),
             (Some(Fixed::Text(text)), _) => format!("{}{}", Dir::Control.path(), text.name()),
+            (Some(Fixed::Snapshot(snapshot)), _) => {
+                format!("{}{}", Dir::Control.path(), snapshot.name())
+            }
             (None, Some(Node::Message(id, state))) => format!("{state}/{}", id.file_name()),
             (None, Some(Node::Scratch(file))) => self.scratches.path_of(&file),
             (None, None) => "?".to_owned(),
@@ -159,14 +162,14 @@ impl Spool {
         }
     }
 
-    /// What is known of a message that is not stored while somebody has it open.
-    fn open_brief(&self, ino: u64, fh: Option<u64>) -> Option<Brief> {
-        let now = Timestamp::now();
-        if let Some(Ok(Handle::Reader(reader))) = fh.map(|fh| self.handles.get(fh)) {
-            return Some(Brief::of_bytes(reader.document.len() as u64, now));
-        }
-        let writer = self.handles.writer_of(ino, |_| true)?;
-        Some(Brief::of_bytes(writer.len.load(Ordering::Relaxed), now))
+    /// What is known of a message that is not stored while somebody has it open: fstat(2) asks
+    /// without a handle.
+    fn open_brief(&self, ino: u64) -> Option<Brief> {
+        let len = match self.handles.writer_of(ino, |_| true) {
+            Some(writer) => writer.len.load(Ordering::Relaxed),
+            None => self.handles.reader_of(ino)?.document.len() as u64,
+        };
+        Some(Brief::of_bytes(len, Timestamp::now()))
     }
 
     /// The caller's own latest open writer of that inode for which `wanted` holds.
@@ -232,6 +235,15 @@ impl Spool {
                 let (size, changed) = self.text(text).size_and_time();
                 let brief = Brief::of_bytes(size, changed);
                 let attr = control(self.options.ownership.file(ino, brief), 0o600);
+                Ok(attr.valid(cache::VALID, Duration::ZERO))
+            }
+            Fixed::Snapshot(_) => {
+                let brief = Brief::of_bytes(0, Timestamp::now());
+                let attr = self.options.ownership.file(ino, brief);
+                let attr = Attr {
+                    mode: attr.mode & 0o444,
+                    ..attr
+                };
                 Ok(attr.valid(cache::VALID, Duration::ZERO))
             }
             Fixed::Dir(dir) => {

@@ -120,7 +120,8 @@ impl Spool {
         }
         let ctx = self.hurried().by(caller.actor());
         let moved = self.store.relocate(&ctx, id, from, to);
-        moved.map_err(under_lock)?;
+        let revision = moved.map_err(under_lock)?;
+        self.cache.own.note(id, revision);
         self.inodes.moved(id, to);
         Ok(())
     }
@@ -210,7 +211,11 @@ impl Spool {
             self.writable()?;
             match Target::of(self.dir(parent)?, name) {
                 Target::Message(state, id) => self.remove_message(caller, state, &id),
-                Target::Scratch(state) => self.scratches.unlink(state, name),
+                Target::Scratch(state) => {
+                    let file = self.scratches.unlink(state, name)?;
+                    self.discard_if_unused(&file);
+                    Ok(())
+                }
                 Target::Invalid => Err(Refusal::not_found()),
                 Target::Fixed => Err(Refusal::new(Errno::EPERM, "control files stay")),
             }
@@ -263,7 +268,8 @@ impl Spool {
             match self.store.remove(&ctx, id, state, seen) {
                 Err(Error::StaleRevision { .. }) if !ctx.expired() => {}
                 Err(error) => return Err(under_lock(error)),
-                Ok(_) => {
+                Ok(revision) => {
+                    self.cache.own.note(id, revision);
                     if let Some((stored, since)) = removed {
                         let message = stored.metadata;
                         let removed = Removed { message, since };

@@ -10,6 +10,11 @@ mod lifecycle;
 mod moves;
 mod race;
 mod scratch;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the tests of commands and tools use the rest"
+)]
 mod support;
 mod tree;
 mod writes;
