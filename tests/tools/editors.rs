@@ -19,9 +19,11 @@ enum Step {
     Type(&'static str),
     /// Waits for a text. `$T` is the file's path.
     See(&'static str),
+    /// Waits until a text is gone.
+    Gone(&'static str),
 }
 
-use Step::{Press, See, Type};
+use Step::{Gone, Press, See, Type};
 
 /// An editor, and how it is used.
 struct Editor {
@@ -29,8 +31,8 @@ struct Editor {
     /// What it shows of a new file, and of one that it has read.
     new: &'static str,
     read: &'static str,
-    /// Types a document into a new file.
-    write: &'static [Step],
+    /// Types a document into a new file, if it can make one.
+    write: Option<&'static [Step]>,
     /// Replaces `$OLD` by `$NEW` everywhere.
     replace: &'static [Step],
     save: &'static [Step],
@@ -40,31 +42,40 @@ struct Editor {
     changed: (&'static str, &'static [&'static str]),
     /// What it says of a refusal.
     refused: &'static [&'static str],
-    /// Leaves it, and throws away what is not saved.
+    /// Goes back to the text after a refusal.
+    dismiss: &'static [Step],
+    /// Leaves it.
     quit: &'static [Step],
-    /// The backup that it was told to keep, without the file's name.
+    /// Leaves it, and throws away what is not saved.
+    abandon: &'static [Step],
+    /// The backup that it was told to keep; `*` is the file's name.
     keeps: Option<&'static str>,
+    /// Where it leaves a text that nobody saved.
+    rescues: Option<&'static str>,
 }
 
 const VIM: Editor = Editor {
     command: "vim --clean -c 'set backupskip=' $T",
     new: "[New]",
     read: "\"ID\": ",
-    write: &[Press(&["i"]), Type("$DOC"), Press(&["Escape"])],
+    write: Some(&[Press(&["i"]), Type("$DOC"), Press(&["Escape"])]),
     replace: &[Type(":%s/$OLD/$NEW/"), Press(&["Enter"]), See("$NEW")],
     save: &[Type(":w"), Press(&["Enter"])],
     saved: " written",
     changed: ("Do you really want to write to it (y/n)?", &["y"]),
     refused: &["E667: Fsync failed", "E512: Close failed"],
-    quit: &[Press(&["Enter"]), Type(":q!"), Press(&["Enter"])],
+    quit: &[Type(":q"), Press(&["Enter"])],
+    dismiss: &[Press(&["Enter"])],
+    abandon: &[Type(":q!"), Press(&["Enter"])],
     keeps: None,
+    rescues: None,
 };
 
 const NANO: Editor = Editor {
     command: "nano --ignorercfiles $T",
     new: "New File",
     read: "\"ID\": ",
-    write: &[Type("$DOC")],
+    write: Some(&[Type("$DOC")]),
     replace: &[
         Press(&["C-\\"]),
         See("Search (to replace)"),
@@ -82,14 +93,17 @@ const NANO: Editor = Editor {
     changed: ("File on disk has changed; continue saving?", &["y"]),
     refused: &["Error writing "],
     quit: &[Press(&["C-x"])],
+    dismiss: &[],
+    abandon: &[Press(&["C-x"]), See("Save modified buffer?"), Press(&["n"])],
     keeps: None,
+    rescues: None,
 };
 
 const EMACS: Editor = Editor {
-    command: "emacs -nw -Q $T",
+    command: "emacs -nw -Q --eval '(setq backup-enable-predicate (lambda (_) t))' $T",
     new: "(New file)",
     read: "\"ID\": ",
-    write: &[Type("$DOC")],
+    write: Some(&[Type("$DOC")]),
     replace: &[
         Press(&["M-<", "M-x"]),
         See("M-x"),
@@ -108,32 +122,43 @@ const EMACS: Editor = Editor {
     changed: ("Save anyway?", &["y", "e", "s", "Enter"]),
     refused: &["Stale file handle", "Bad message"],
     quit: &[Press(&["C-x", "C-c"])],
+    dismiss: &[],
+    abandon: &[
+        Press(&["C-x", "C-c"]),
+        See("Save file"),
+        Press(&["n"]),
+        See("exit anyway?"),
+        Press(&["y", "e", "s", "Enter"]),
+    ],
     keeps: Some("*.json~"),
+    rescues: Some("#*.json#"),
 };
 
 const MCEDIT: Editor = Editor {
     command: "mcedit $T",
     new: "hold/new.json",
     read: "\"ID\": ",
-    write: &[Type("$DOC")],
+    write: None,
     replace: &[
-        Press(&["F4"]),
+        Press(&["C-Home", "F4"]),
         See("Enter search string"),
         Type("$OLD"),
         Press(&["Down"]),
         Type("$NEW"),
         Press(&["Enter"]),
-        See("Replace with"),
-        Press(&["a"]),
-        See("replacements made"),
+        See("Confirm replace"),
         Press(&["Enter"]),
+        See("[-M--]"),
     ],
     save: &[Press(&["F2"]), See("Confirm save file"), Press(&["Enter"])],
     saved: "[----]",
     changed: ("The file has been modified in the meantime", &["Enter"]),
-    refused: &["Cannot save file", "Cannot"],
+    refused: &["Save As"],
     quit: &[Press(&["F10"])],
+    dismiss: &[Press(&["F10"]), Gone("Save As")],
+    abandon: &[Press(&["F10"]), See("Close file"), Press(&["n"])],
     keeps: None,
+    rescues: None,
 };
 
 fn fill(text: &str, values: &[(&str, &str)]) -> String {
@@ -163,6 +188,7 @@ impl Session<'_> {
                 See(text) => {
                     self.terminal.shows(&[&fill(text, &values)]);
                 }
+                Gone(text) => self.terminal.shows_no_more(text),
             }
         }
     }
@@ -189,6 +215,14 @@ impl Session<'_> {
     #[track_caller]
     fn quit(self) {
         self.take(self.editor.quit, "", "");
+        self.terminal.shows(&["ended with 0"]);
+    }
+
+    /// Leaves the editor after a refusal, and with it the text.
+    #[track_caller]
+    fn abandon(self) {
+        self.take(self.editor.dismiss, "", "");
+        self.take(self.editor.abandon, "", "");
         self.terminal.shows(&["ended with 0"]);
     }
 }
@@ -239,14 +273,12 @@ impl Desk {
         stored
     }
 
-    /// Nothing is left of a session but the backups that the editor was told to keep.
+    /// Nothing is left of a session but the message, and what the editor was told to keep.
     #[track_caller]
-    fn is_tidy(&self, editor: &Editor, id: &str) {
+    fn is_tidy(&self, id: &str, kept: Option<&str>) {
         let script = "find .retryspool/scratch -type f ! -name '*.refused' -printf '%f\\n' -delete; \
                       ls -A hold | grep -v '^other.json$'";
-        let kept = editor
-            .keeps
-            .map(|keeps| format!("{}\n", keeps.replace('*', id)));
+        let kept = kept.map(|kept| format!("{}\n", kept.replace('*', id)));
         let expected = format!("{}{id}.json", kept.unwrap_or_default());
         assert_eq!(self.mount.bash(script).ok(), expected);
         fs::remove_file(self.mount.path(format!("hold/{id}.json"))).unwrap();
@@ -259,21 +291,17 @@ fn use_editor(editor: &Editor) {
     let other = desk.spool.get("other");
 
     // A new file: the same at the disk.
-    for directory in [&*desk.disk, desk.mount.point()] {
-        let session = desk.open(editor, directory, "new");
-        session.take(editor.write, "", "");
-        assert!(session.save());
-        session.quit();
+    if let Some(write) = editor.write {
+        for directory in [&*desk.disk, desk.mount.point()] {
+            let session = desk.open(editor, directory, "new");
+            session.take(write, "", "");
+            assert!(session.save());
+            session.quit();
+        }
+        let new = desk.spool.get("new").unwrap();
+        assert_eq!((new.priority, new.state), (17, Hold));
+        desk.is_tidy("new", None);
     }
-    let new = desk.spool.get("new").unwrap();
-    assert_eq!((new.priority, new.state), (17, Hold));
-    desk.is_tidy(
-        &Editor {
-            keeps: None,
-            ..*editor
-        },
-        "new",
-    );
 
     // One that is there, saved twice: the second time the text still has the first Updated.
     let before = desk.put("old");
@@ -293,7 +321,7 @@ fn use_editor(editor: &Editor) {
         ..before
     };
     assert_eq!(after, expected);
-    desk.is_tidy(editor, "old");
+    desk.is_tidy("old", editor.keeps);
 
     // A worker changes it meanwhile, in the same second.
     for (id, statement) in ["move", "replace"].into_iter().zip(WORKER) {
@@ -305,12 +333,11 @@ fn use_editor(editor: &Editor) {
         assert!(worker_was_here(&worked));
         assert!(!session.save(), "{}", session.terminal.screen());
         assert_eq!(desk.spool.get(id), Some(worked.clone()));
-        session.quit();
+        session.abandon();
         assert_eq!(desk.spool.get(id), Some(worked));
         desk.mount
             .refused(&format!("hold/{id}.json ESTALE"), "changed after this copy");
-        let keeps = editor.keeps;
-        desk.is_tidy(&Editor { keeps, ..*editor }, id);
+        desk.is_tidy(id, editor.rescues);
     }
 
     // A document that is not legal: the editor keeps its text, and the message stays. Then it is
@@ -320,6 +347,7 @@ fn use_editor(editor: &Editor) {
     session.replace("\"Priority\": 5", "\"Priorty\": 17");
     assert!(!session.save(), "{}", session.terminal.screen());
     assert_eq!(desk.spool.get("bad"), Some(before.clone()));
+    session.take(editor.dismiss, "", "");
     session.take(&[See("\"Priorty\": 17")], "", "");
     desk.mount
         .refused("hold/bad.json EBADMSG", "unknown key \"Priorty\"");
@@ -327,7 +355,7 @@ fn use_editor(editor: &Editor) {
     assert!(session.save(), "{}", session.terminal.screen());
     session.quit();
     assert_eq!(desk.spool.get("bad").unwrap().priority, 27);
-    desk.is_tidy(editor, "bad");
+    desk.is_tidy("bad", editor.keeps);
 
     assert_eq!(desk.spool.get("other"), other);
 }
@@ -351,6 +379,7 @@ fn vim_with_backupcopy() {
     use_editor(&Editor {
         command: "vim --clean -c 'set backupskip= backup backupcopy=yes' $T",
         keeps: Some("*.json~"),
+        rescues: Some("*.json~"),
         ..VIM
     });
 }
@@ -361,6 +390,34 @@ fn vim_without_swapfile() {
         command: "vim --clean -n -c 'set backupskip= backupcopy=no' $T",
         ..VIM
     });
+}
+
+/// A refused write makes vim remove what it has just created, and rename its backup back to the
+/// name: the message outlives that, vim keeps its text, and finds the message under its name.
+#[test]
+fn vim_puts_its_backup_back_after_a_refusal() {
+    let desk = Desk::new();
+    let editor = Editor {
+        command: "vim --clean -c 'set backupskip= backupcopy=no' $T",
+        ..VIM
+    };
+    let before = desk.put("a");
+    let session = desk.open(&editor, desk.mount.point(), "a");
+    session.replace("\"Priority\": 5", "\"Priorty\": 5");
+    for _ in 0..2 {
+        assert!(!session.save());
+        session.take(editor.dismiss, "", "");
+        session.take(&[See("\"Priorty\": 5")], "", "");
+        assert_eq!(desk.spool.get("a"), Some(before.clone()));
+        // Its swap file is there, its backup is not.
+        let left = "find .retryspool/scratch -type f ! -name '*.refused' -printf '%f\\n'";
+        assert_eq!(desk.mount.bash(left).ok(), ".a.json.swp");
+    }
+    session.take(&[Type(":e!"), Press(&["Enter"])], "", "");
+    session.take(&[See("\"Priority\": 5")], "", "");
+    session.quit();
+    assert_eq!(desk.spool.get("a"), Some(before));
+    desk.is_tidy("a", None);
 }
 
 #[test]
@@ -376,4 +433,21 @@ fn emacs() {
 #[test]
 fn mcedit() {
     use_editor(&MCEDIT);
+}
+
+/// It makes an empty file, closes it, and opens it again: but an empty file is no message.
+#[test]
+fn mcedit_makes_no_new_file() {
+    let desk = Desk::new();
+    let terminal = Terminal::start(
+        "mcedit hold/new.json",
+        desk.mount.point(),
+        &desk.spool.work(),
+    );
+    terminal.shows(&["Cannot open"]);
+    terminal.press(&["Enter"]);
+    terminal.shows(&["ended with 1"]);
+    desk.mount
+        .refused("hold/new.json EBADMSG", "the file is empty");
+    assert_eq!(desk.spool.get("new"), None);
 }

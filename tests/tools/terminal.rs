@@ -83,6 +83,15 @@ impl Terminal {
         );
         found.unwrap_or_default()
     }
+
+    /// Waits until the screen shows a text no more.
+    #[track_caller]
+    pub fn shows_no_more(&self, text: &str) {
+        eventually_or(
+            || !self.screen().contains(text),
+            || format!("no {text:?} on\n{}", self.screen()),
+        );
+    }
 }
 
 impl Drop for Terminal {
