@@ -8,6 +8,7 @@
 mod copies;
 mod editors;
 mod edits;
+mod others;
 mod row;
 #[allow(
     dead_code,
@@ -17,3 +18,4 @@ mod row;
 #[path = "../mount/support/mod.rs"]
 mod support;
 mod terminal;
+mod trees;

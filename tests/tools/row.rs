@@ -319,7 +319,7 @@ fn is(so: bool, why: impl FnOnce() -> String) -> Result<(), String> {
 }
 
 /// What a tool told: its exit status, and what it printed.
-fn told(output: &Output) -> String {
+pub fn told(output: &Output) -> String {
     let status = output.status.code().unwrap_or(-1);
     format!("{status} {:?} {:?}", output.stdout, output.stderr)
 }
