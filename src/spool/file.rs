@@ -16,7 +16,7 @@ use super::error::{self, Errno, Refusal, Result, Waiting};
 use super::handle::{Handle, Reader, Writer, WriterInner};
 use super::inode::Node;
 use super::removed::Removed;
-use super::report::TextCursor;
+use super::report::{TextCursor, Wake};
 use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
 use super::{Spool, scratch};
@@ -103,7 +103,9 @@ impl Spool {
         mode: OpenMode,
     ) -> Result<Handle> {
         let stored = self.ask(self.store.get(&self.patient(), id))?;
-        let stored = stored.ok_or_else(Refusal::not_found)?;
+        let Some(stored) = stored else {
+            return self.open_draft(caller, ino, id, state, mode);
+        };
         if !mode.write {
             let document = document::render(&stored.metadata);
             return Ok(Handle::Reader(Arc::new(Reader { ino, document })));
@@ -122,6 +124,33 @@ impl Spool {
             draft,
             Origin::default(),
         );
+        Ok(Handle::Writer(writer))
+    }
+
+    /// Opens once more, for writing, what the caller has created and not committed. Its last close
+    /// reaches this side later than its close: `echo > x.json` twice in one shell.
+    fn open_draft(
+        &self,
+        caller: &Caller,
+        ino: u64,
+        id: &MessageId,
+        state: QueueState,
+        mode: OpenMode,
+    ) -> Result<Handle> {
+        let first = self.own_writer(caller, ino, |writer| {
+            writer.state == state && writer.is_uncommitted()
+        });
+        let first = first.filter(|_| mode.write);
+        let first = first.ok_or_else(Refusal::not_found)?;
+        let bytes = first.inner.lock().draft.bytes().to_vec();
+        let draft = cut(Draft::of(bytes), mode);
+        let origin = Origin {
+            created: true,
+            aside: None,
+            removed: self.removals.take(id, caller),
+        };
+        let of = (ino, id, state);
+        let writer = writer(caller, of, mode, Opened::Absent, draft, origin);
         Ok(Handle::Writer(writer))
     }
 
@@ -210,7 +239,7 @@ impl Spool {
         let writer = writer(caller, (ino, id, state), mode, opened, draft, origin);
         let brief = brief.unwrap_or_else(|| Brief::of_bytes(0, Timestamp::now()));
         // A name that is not committed may go any moment, and its size is the writer's alone.
-        let attr = self.message_attr(ino, brief, Some(&writer));
+        let attr = self.message_attr(ino, brief, Some(&writer), self.cache.reading());
         let attr = attr.valid(Duration::ZERO, Duration::ZERO);
         let fh = self.keep(ino, Handle::Writer(writer));
         Ok((attr, fh))
@@ -248,6 +277,15 @@ impl Spool {
             Handle::Scratch { file, .. } => Ok(file.read(offset, size)),
             Handle::Text(text, cursor) => Ok(cursor.lock().read(self.text(text), offset, size)),
             Handle::Dir(_) => Err(Refusal::bad_handle()),
+        }
+    }
+
+    /// Whether a read would give something at once, of what has to be waited for: the text of a
+    /// control file. If `wake` is given, it is called once there is more.
+    pub fn poll(&self, fh: u64, wake: Option<Wake>) -> Result<bool> {
+        match self.handles.get(fh)? {
+            Handle::Text(text, cursor) => Ok(cursor.lock().poll(self.text(text), fh, wake)),
+            _ => Ok(true),
         }
     }
 
@@ -328,7 +366,8 @@ impl Spool {
                 self.inodes.let_go(file.ino());
                 return self.discard_if_unused(&file);
             }
-            Ok(Handle::Text(..) | Handle::Dir(_)) => return,
+            Ok(Handle::Text(text, _)) => return self.text(text).forget(fh),
+            Ok(Handle::Dir(_)) => return,
         };
         self.inodes.let_go(ino);
     }
@@ -366,7 +405,10 @@ pub(super) fn invalid_name() -> Refusal {
 }
 
 fn draft_of(stored: &Stored, mode: OpenMode) -> Draft {
-    let mut draft = Draft::of(document::render(&stored.metadata));
+    cut(Draft::of(document::render(&stored.metadata)), mode)
+}
+
+fn cut(mut draft: Draft, mode: OpenMode) -> Draft {
     if mode.truncate {
         draft.truncate(0);
     }
