@@ -34,6 +34,7 @@ mod lookup;
 mod metrics;
 mod namespace;
 mod operations;
+mod recent;
 mod removed;
 mod repeats;
 mod report;
@@ -50,7 +51,7 @@ pub use draft::{Close, Closer, Content, Draft, on_close};
 pub use error::{Errno, Refusal, Result, Waiting, refusal};
 pub use file::OpenMode;
 pub use follow::Follower;
-pub use inode::number_of;
+pub use inode::{PageUse, number_of};
 pub use listing::{DirEntry, Sink};
 pub use namespace::RenameFlags;
 pub use operations::{Counted, Operation, Operations};
@@ -151,6 +152,7 @@ impl Spool {
     /// owed, tells who hid a message by mistake, and goes on counting for the metrics. To be
     /// called about once a second.
     pub fn tidy(&self) {
+        self.inodes.shrink();
         self.report.tell_repeats();
         self.survey_a_little();
         self.settle_removals();
@@ -159,6 +161,22 @@ impl Spool {
             // Who removed it since has nothing to be told.
             if matches!(self.store.locate(&self.patient(), &id), Ok(Some(_))) {
                 self.report.note(&line);
+            }
+        }
+    }
+
+    /// Looks for what other programs changed past the store's notice, beside everything else, for
+    /// as long as `going` says so. The feed tells of what it finds.
+    pub fn recount(&self, going: &dyn Fn() -> bool) {
+        // It pauses more than it reads: a large store takes minutes.
+        let ctx = Context::within(Duration::from_secs(24 * 3600));
+        match self.store.recount(&ctx, going) {
+            Ok(0) => {}
+            Ok(count) => self.report.note(&format!(
+                "{count} changes had gone past the store's triggers, and are counted now"
+            )),
+            Err(error) => {
+                tracing::warn!(target: "retryspoolfs", "the messages can't be counted again: {error}");
             }
         }
     }

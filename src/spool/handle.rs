@@ -10,6 +10,7 @@ use super::aside::Creation;
 use super::caller::Opener;
 use super::draft::Draft;
 use super::error::{Refusal, Result};
+use super::inode::PageUse;
 use super::listing::Listing;
 use super::removed::Removed;
 use super::report::TextCursor;
@@ -41,6 +42,8 @@ pub enum Handle {
 pub struct Reader {
     pub ino: u64,
     pub document: Vec<u8>,
+    /// Whether the kernel may keep it, and how.
+    pub pages: PageUse,
 }
 
 /// A message's file opened for writing.
