@@ -14,11 +14,13 @@ use crate::model::{
 };
 
 mod audit;
+mod bulk;
 pub mod locator;
 mod selection;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+pub use bulk::Proposal;
 pub use audit::{AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize};
 pub use selection::{Pages, Selected};
 
@@ -322,6 +324,15 @@ pub trait Backend: Send + Sync {
         from: QueueState,
         seen: Option<Revision>,
     ) -> Result<Revision>;
+
+    /// Makes many changes, and gives the answer of each in the same order: one that is refused or
+    /// fails says nothing of the others. In a store that batches, what succeeded is committed in
+    /// transactions that are short and leave other writers their turn between them. The deadline
+    /// is that of all of them together.
+    fn apply(&self, ctx: &Context, proposals: &[Proposal]) -> Vec<Result<Revision>> {
+        let made = proposals.iter().map(|one| bulk::one(self, ctx, one));
+        made.collect()
+    }
 
     /// At most `limit` IDs of the state that come after `after`, in the order of their bytes.
     /// Fewer than `limit` only at the end. The memory it takes does not grow with the state.

@@ -47,7 +47,8 @@
 //!
 //! # Where things are
 //!
-//! Imports point one way: `cli -> fuse -> spool -> backend (the traits), document -> model`. A
+//! Imports point one way: `cli -> fuse -> spool -> backend (the traits), document -> model`; beside
+//! `fuse` and `spool`, `cli -> operate -> backend`. A
 //! store knows the traits and the pure leaves, never `spool` or `fuse`; only a store knows SQL;
 //! only [`model`] knows `.json`; `spool` is the filesystem without the kernel.
 
@@ -56,6 +57,7 @@ pub mod cli;
 pub mod document;
 pub mod fuse;
 pub mod model;
+pub mod operate;
 pub mod spool;
 
 pub use backend::{Backend, Context, Error, Factory, StateCounterBackend};
