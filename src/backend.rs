@@ -6,7 +6,10 @@
 //! May fail: with [`Error`], which callers match by variant, never by text.
 //! Must not know: files, FUSE, JSON.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+use check::Check;
 
 use crate::model::{
     Filter, InvalidId, MessageId, MessageListOptions, MessageListResult, MessageMetadata,
@@ -15,6 +18,7 @@ use crate::model::{
 
 mod audit;
 mod bulk;
+pub mod check;
 pub mod locator;
 mod selection;
 #[cfg(feature = "sqlite")]
@@ -84,6 +88,29 @@ pub enum Error {
     /// The store can't be reached, or failed in the middle; a change may or may not be made.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl Error {
+    /// Whether it is the store's rather than the message's: what is asked for next would fail as
+    /// well.
+    pub fn is_of_the_store(&self) -> bool {
+        match self {
+            Error::NotFound
+            | Error::AlreadyExists { .. }
+            | Error::StateConflict { .. }
+            | Error::StaleRevision { .. }
+            | Error::InvalidId(_)
+            | Error::InvalidDocument(_)
+            | Error::Corrupt(_) => false,
+            Error::Missing(_)
+            | Error::Busy(_)
+            | Error::Closed
+            | Error::StorageFull(_)
+            | Error::ReadOnly
+            | Error::Durability(_)
+            | Error::Unavailable(_) => true,
+        }
+    }
 }
 
 /// What a caller gives with each call: how long it will wait. Go's `ctx`, in Rust's form.
@@ -179,6 +206,18 @@ pub struct Change {
     pub at: Timestamp,
     /// Who made it, where that is known: RetrySpool's own writers do not say.
     pub actor: Option<Actor>,
+}
+
+impl Change {
+    /// What it did: `store`, `delete`, `update` or `move`.
+    pub fn operation(&self) -> &'static str {
+        match (self.from, self.to) {
+            (None, _) => "store",
+            (_, None) => "delete",
+            (Some(from), Some(to)) if from == to => "update",
+            (Some(_), Some(_)) => "move",
+        }
+    }
 }
 
 /// What a feed tells at once.
@@ -402,6 +441,48 @@ pub trait Backend: Send + Sync {
 
     /// The disk or service that the store is on.
     fn space(&self) -> Result<Space>;
+
+    /// Looks at everything that has to hold in the store, beside its writers, and mends what it
+    /// can if that is asked for. Where something was mended past the feed, the feed says that
+    /// changes were missed ([`Changes::lost`]).
+    fn check(&self, ctx: &Context, check: &mut Check<'_>) -> Result<()> {
+        check::by_contract(self, ctx, check)
+    }
+
+    /// Looks for what other programs changed past this store's notice, in short steps beside its
+    /// writers, and takes account of it as a repairing [`check`](Backend::check) does. Gives how
+    /// much there was. `going` is asked between steps, with a pause after each; `false` ends it.
+    fn recount(&self, ctx: &Context, going: &dyn Fn() -> bool) -> Result<u64> {
+        let _ = (ctx, going);
+        Ok(0)
+    }
+
+    /// Writes the store as it is at one moment to a new file, of mode 0600, that can be opened as
+    /// a store; beside its writers, who need not wait. The file is there whole, and on the disk,
+    /// or not at all. `going` is asked now and then; `false` ends it with [`Error::Busy`].
+    fn snapshot(
+        &self,
+        ctx: &Context,
+        file: &Path,
+        going: &(dyn Fn() -> bool + Sync),
+    ) -> Result<()> {
+        let _ = (ctx, file, going);
+        Err(Error::Unavailable(
+            "this kind of store makes no snapshots; `retryspoolfs copy` copies it to one that does"
+                .into(),
+        ))
+    }
+
+    /// The store as it was at one moment during the call, for reading; `None` if this kind of
+    /// store can't give that.
+    fn frozen(
+        &self,
+        ctx: &Context,
+        going: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Box<dyn Backend>>> {
+        let _ = (ctx, going);
+        Ok(None)
+    }
 }
 
 /// A [`Backend`] that counts fast.

@@ -9,16 +9,25 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::backend::locator::Locator;
 
+mod change;
+mod delete;
 mod demo;
 mod failure;
 mod filter;
+mod history;
 mod init;
 mod list;
 mod log;
 mod mount;
+mod moves;
 mod output;
 mod place;
+mod put;
+mod retry;
+mod set;
 mod show;
+mod undo;
+mod work;
 
 use failure::Failure;
 
@@ -38,6 +47,17 @@ enum Command {
     Demo(demo::Arguments),
     List(list::Arguments),
     Show(show::Arguments),
+    Move(moves::Move),
+    Requeue(moves::Requeue),
+    Flush(retry::Flush),
+    Postpone(retry::Postpone),
+    Hold(moves::Hold),
+    Release(moves::Release),
+    Delete(delete::Arguments),
+    Set(set::Arguments),
+    Put(put::Arguments),
+    History(history::Arguments),
+    Undo(undo::Arguments),
 }
 
 /// The whole command line, as clap knows it: manual pages and completions are made from it.
@@ -58,6 +78,17 @@ pub fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
+        Command::Move(arguments) => arguments.run(),
+        Command::Requeue(arguments) => arguments.run(),
+        Command::Flush(arguments) => arguments.run(),
+        Command::Postpone(arguments) => arguments.run(),
+        Command::Hold(arguments) => arguments.run(),
+        Command::Release(arguments) => arguments.run(),
+        Command::Delete(arguments) => delete::run(&arguments),
+        Command::Set(arguments) => set::run(&arguments),
+        Command::Put(arguments) => put::run(&arguments),
+        Command::History(arguments) => history::run(&arguments),
+        Command::Undo(arguments) => undo::run(&arguments),
     };
     done.unwrap_or_else(Failure::end)
 }

@@ -18,6 +18,6 @@ mod undo;
 pub use act::{Act, Edit, Reset, Skip};
 pub use found::{Found, Page, by_filter, by_ids};
 pub use job::{Ended, Job, Pace, Survey, Tally, survey};
-pub use put::{Documents, Offer, offer};
+pub use put::{Documents, NoDocument, Offer, offer};
 pub use save::Save;
 pub use undo::{Plan, Step};

@@ -8,13 +8,16 @@
 //!
 //! The parts: `schema` (the tables), `open` (which files are accepted), `prepare` (a RetrySpool
 //! file's first time), `reserve` (room for a full disk), `change` and `writer` (what is written, and how writes share a commit),
-//! `reader`, `views` and `row` (what is read), `feed` (what changed), `audit` (who changed it), `flush` (what is on the disk), `error`.
+//! `reader`, `views` and `row` (what is read), `feed` (what changed), `audit` (who changed it),
+//! `flush` (what is on the disk), `recount` and `check` (whether all of it agrees), `snapshot` (a
+//! copy of one moment), `error`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 
+use super::check::Check;
 use super::locator::Progress;
 use super::{
     Ages, AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize, Backend, ChangeFeed, Context,
@@ -24,9 +27,11 @@ use crate::model::{
     Filter, MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState,
     Revision, Stored, Timestamp,
 };
+use crate::newfile::NewFile;
 
 mod audit;
 mod change;
+mod check;
 mod error;
 #[doc(hidden)]
 pub mod faults;
@@ -35,10 +40,12 @@ mod flush;
 mod open;
 mod prepare;
 mod reader;
+mod recount;
 mod reserve;
 mod row;
 #[doc(hidden)]
 pub mod schema;
+mod snapshot;
 mod views;
 mod writer;
 
@@ -48,8 +55,11 @@ use feed::Feed;
 use flush::Flusher;
 use open::{Access, Place};
 use reader::Readers;
+use recount::Walk;
 use schema::Verdict;
 use writer::Writer;
+
+pub use snapshot::compact;
 
 /// Makes stores over one SQLite file.
 ///
@@ -67,6 +77,7 @@ pub struct SqliteFactory {
     create: bool,
     read_only: bool,
     sync: bool,
+    repair: bool,
     on_progress: Option<Progress>,
 }
 
@@ -78,6 +89,7 @@ impl SqliteFactory {
             create: false,
             read_only: false,
             sync: false,
+            repair: false,
             on_progress: None,
         }
     }
@@ -99,6 +111,13 @@ impl SqliteFactory {
     /// Whether every change is on the disk when its call returns.
     pub fn sync(mut self, sync: bool) -> SqliteFactory {
         self.sync = sync;
+        self
+    }
+
+    /// Whether a file that lacks parts of what this program keeps in it gets them again, and is
+    /// opened. Counts may have to be taken anew then: see [`Backend::check`].
+    pub fn repair(mut self, repair: bool) -> SqliteFactory {
+        self.repair = repair;
         self
     }
 
@@ -145,6 +164,8 @@ pub struct SqliteBackend {
     /// `None` for a file that has no log.
     feed: Option<Feed>,
     faults: Arc<Faults>,
+    /// The file itself, of a store over a copy that ends with it.
+    temporary: Option<NewFile>,
     /// Whether the store is open. Every call holds it for reading, and closing for writing.
     is_open: RwLock<bool>,
 }
@@ -155,11 +176,25 @@ impl SqliteBackend {
             open::touch(&options.path)?;
         }
         let place = Place::find(&options.path)?;
-        let verdict = open::examine(&place)?;
+        let mut verdict = open::examine(&place)?;
+        if let (Verdict::Damaged(lost), true) = (&verdict, options.repair && !options.read_only) {
+            tracing::info!("{}: {lost} is made anew", place.path().display());
+            open::connect(&place, Access::Write { durable: true })
+                .and_then(|conn| schema::mend(&conn))
+                .map_err(error::from_sqlite)?;
+            verdict = open::examine(&place)?;
+        }
         match &verdict {
             Verdict::Refused(why) => {
                 let path = place.path().display();
                 return Err(Error::Unavailable(format!("{path} is not opened: {why}")));
+            }
+            Verdict::Damaged(lost) => {
+                let path = place.path().display();
+                return Err(Error::Corrupt(format!(
+                    "{path} is not opened: {lost} is missing from it; RetrySpool's table is whole, and \
+                     the rest is made again by `retryspoolfs check --repair {path}`"
+                )));
             }
             Verdict::Empty if !options.create || options.read_only => {
                 return Err(open::missing(place.path()));
@@ -183,8 +218,17 @@ impl SqliteBackend {
             place,
             writer,
             faults,
+            temporary: None,
             is_open: RwLock::new(true),
         })
+    }
+
+    /// How a connection for reading alone is opened.
+    fn reading(&self) -> Access {
+        match &self.writer {
+            Some(_) => Access::Read,
+            None => Access::ReadOnly,
+        }
     }
 
     /// What the store has done since it was opened.
@@ -274,7 +318,9 @@ fn writer(
         Verdict::Ready => schema::migrate(&conn).map_err(error::from_sqlite)?,
         Verdict::Unprepared => prepare::prepare(&conn, options.on_progress.as_ref())?,
         // Refused before.
-        Verdict::Refused(why) => return Err(Error::Unavailable(why.clone())),
+        Verdict::Refused(why) | Verdict::Damaged(why) => {
+            return Err(Error::Unavailable(why.clone()));
+        }
     }
     reserve::reserve(&conn, place);
     open::sync_directory(place)?;
@@ -462,6 +508,40 @@ impl Backend for SqliteBackend {
     fn space(&self) -> Result<Space> {
         let _open = self.enter()?;
         open::space(&self.place)
+    }
+
+    fn check(&self, ctx: &Context, check: &mut Check<'_>) -> Result<()> {
+        self.check_all(ctx, check)
+    }
+
+    fn recount(&self, ctx: &Context, going: &dyn Fn() -> bool) -> Result<u64> {
+        let Some(writer) = &self.writer else {
+            return Ok(0);
+        };
+        let walk = Walk {
+            readers: &self.readers,
+            writer: Some(writer),
+            ctx,
+            going,
+            gently: true,
+        };
+        let shown = self.place.path().display();
+        walk.run(&mut |what| tracing::warn!("{shown}: {what}; it is counted anew"))
+    }
+
+    fn snapshot(&self, _: &Context, file: &Path, going: &(dyn Fn() -> bool + Sync)) -> Result<()> {
+        let _open = self.enter()?;
+        snapshot::write(&self.place, self.reading(), file, going)
+    }
+
+    fn frozen(
+        &self,
+        _: &Context,
+        going: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Box<dyn Backend>>> {
+        let _open = self.enter()?;
+        let frozen = snapshot::freeze(&self.place, self.reading(), going)?;
+        Ok(Some(Box::new(frozen)))
     }
 }
 

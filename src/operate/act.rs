@@ -37,12 +37,33 @@ pub struct Reset {
     pub at: Timestamp,
     /// Retries are scattered over this long from then on; zero for none of it.
     pub spread: Duration,
-    /// What scatters them.
-    pub seed: RandomState,
+    /// Whether a message that is due by then stays as it is, unless retries are scattered.
+    pub unless_due: bool,
+    seed: RandomState,
 }
 
 impl Reset {
-    fn of(&self, id: &str) -> Timestamp {
+    /// At this time, all of them.
+    pub fn at(at: Timestamp) -> Reset {
+        Reset {
+            at,
+            spread: Duration::ZERO,
+            unless_due: false,
+            seed: RandomState::new(),
+        }
+    }
+
+    /// The message's next retry.
+    fn of(&self, stored: &MessageMetadata) -> Timestamp {
+        let next = stored.next_retry;
+        let is_due = next != Timestamp::ZERO && next <= self.at;
+        match self.unless_due && is_due && self.spread.is_zero() {
+            true => next,
+            false => self.scattered(stored.id.as_str()),
+        }
+    }
+
+    fn scattered(&self, id: &str) -> Timestamp {
         let millis = u64::try_from(self.spread.as_millis()).unwrap_or(u64::MAX);
         let ahead = match millis {
             0 => 0,
@@ -204,7 +225,7 @@ impl Act {
 fn edited(stored: &MessageMetadata, edit: &Edit, to: QueueState) -> MessageMetadata {
     let mut metadata = edit.fields.clone().over(stored, to);
     if let Some(reset) = &edit.reset {
-        metadata.next_retry = reset.of(stored.id.as_str());
+        metadata.next_retry = reset.of(stored);
     }
     for (name, value) in &edit.headers {
         // Names ignore case: the one that is there keeps its spelling.
@@ -304,15 +325,30 @@ mod tests {
     fn retries_are_scattered_over_the_spread() {
         let at = Timestamp::new(1_800_000_000, 0).unwrap();
         let reset = |spread| Reset {
-            at,
             spread: Duration::from_secs(spread),
-            seed: RandomState::new(),
+            ..Reset::at(at)
         };
-        assert_eq!(reset(0).of("a"), at);
+        assert_eq!(reset(0).scattered("a"), at);
         let scattered = reset(1800);
         let times: std::collections::BTreeSet<_> =
-            (0..100).map(|n| scattered.of(&format!("m{n}"))).collect();
+            (0..100).map(|n| scattered.scattered(&format!("m{n}"))).collect();
         assert!(times.len() > 90);
         assert!(times.iter().all(|time| *time >= at && time.seconds() < at.seconds() + 1800));
+    }
+
+    #[test]
+    fn what_is_due_need_not_wait_longer() {
+        let at = Timestamp::new(1_800_000_000, 0).unwrap();
+        let due_at = |next_retry| MessageMetadata {
+            next_retry,
+            ..MessageMetadata::new("a".parse().unwrap())
+        };
+        let mut flush = Reset::at(at);
+        flush.unless_due = true;
+        let earlier = Timestamp::new(1_700_000_000, 5).unwrap();
+        assert_eq!(flush.of(&due_at(earlier)), earlier);
+        assert_eq!(flush.of(&due_at(at.next())), at);
+        assert_eq!(flush.of(&due_at(Timestamp::ZERO)), at);
+        assert_eq!(Reset::at(at).of(&due_at(earlier)), at);
     }
 }

@@ -122,7 +122,7 @@ impl Job<'_> {
                 for (at, error) in refused {
                     kept[at] = false;
                     tally.skipped += 1;
-                    match is_fatal(&error) {
+                    match error.is_of_the_store() {
                         true => fatal = fatal.or(Some(error)),
                         false => skipped(proposals[at].id(), error.into()),
                     }
@@ -153,26 +153,6 @@ impl Job<'_> {
             }
         }
         (done, refused)
-    }
-}
-
-/// Whether an error is the store's rather than the message's: all that follow would fail as well.
-pub(super) fn is_fatal(error: &Error) -> bool {
-    match error {
-        Error::NotFound
-        | Error::AlreadyExists { .. }
-        | Error::StateConflict { .. }
-        | Error::StaleRevision { .. }
-        | Error::InvalidId(_)
-        | Error::InvalidDocument(_)
-        | Error::Corrupt(_) => false,
-        Error::Missing(_)
-        | Error::Busy(_)
-        | Error::Closed
-        | Error::StorageFull(_)
-        | Error::ReadOnly
-        | Error::Durability(_)
-        | Error::Unavailable(_) => true,
     }
 }
 

@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use std::io::{self, BufRead};
 
 use super::Skip;
-use super::job::is_fatal;
 use crate::backend::{Backend, Context, Error, Proposal};
 use crate::document::updated::{self, Opened, Verdict};
 use crate::document::{self, Document};
@@ -145,7 +144,7 @@ fn flush(
     for (at, answer) in places.drain(..).zip(answers) {
         match answer {
             Ok(_) => {}
-            Err(error) if is_fatal(&error) => return Err(error),
+            Err(error) if error.is_of_the_store() => return Err(error),
             Err(error) => offers[at] = Offer::Skipped(error.into()),
         }
     }
@@ -163,7 +162,7 @@ fn propose(
 ) -> Result<Result<Option<Proposal>, Skip>, Error> {
     let stored = match store.get(ctx, id) {
         Ok(stored) => stored,
-        Err(error) if is_fatal(&error) => return Err(error),
+        Err(error) if error.is_of_the_store() => return Err(error),
         Err(error) => return Ok(Err(error.into())),
     };
     let there = stored.as_ref().map(|stored| stored.metadata.state);

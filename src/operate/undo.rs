@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 
 use super::Skip;
-use super::job::is_fatal;
 use crate::backend::{AuditEntry, AuditLog, AuditQuery, Backend, Context, Error, Proposal};
 use crate::document;
 use crate::model::{MessageId, MessageMetadata, QueueState, Revision, Timestamp};
@@ -192,7 +191,7 @@ impl Step {
     pub fn check(&self, store: &dyn Backend, ctx: &Context) -> Result<Result<(), Skip>, Error> {
         let stored = match store.get(ctx, &self.id) {
             Ok(stored) => stored,
-            Err(error) if is_fatal(&error) => return Err(error),
+            Err(error) if error.is_of_the_store() => return Err(error),
             Err(error) => return Ok(Err(error.into())),
         };
         Ok(match (self.now, stored) {

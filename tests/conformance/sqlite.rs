@@ -1,5 +1,6 @@
 //! What the SQLite store promises beyond the contract.
 
+mod checked;
 mod commit;
 mod crash;
 mod disk;

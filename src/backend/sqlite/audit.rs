@@ -33,9 +33,11 @@ impl Before {
             Change::Replace { metadata, .. } => whole(conn, &metadata.id),
             Change::Delete(id) | Change::Remove { id, .. } => whole(conn, id),
             Change::Relocate { id, from, .. } => revision(conn, id, *from),
-            Change::Insert(_) | Change::Settle | Change::Limit(_) | Change::Trim => {
-                Ok(Before::default())
-            }
+            Change::Insert(_)
+            | Change::Settle
+            | Change::Mend(_)
+            | Change::Limit(_)
+            | Change::Trim => Ok(Before::default()),
         }
     }
 

@@ -8,6 +8,7 @@
 
 use rusqlite::{Connection, OptionalExtension, named_params};
 
+use super::recount::Mend;
 use super::{audit, row, schema};
 use crate::backend::{AuditLimits, Error, Proposal, Result};
 use crate::model::{MessageId, MessageMetadata, QueueState, Revision, Timestamp};
@@ -47,6 +48,8 @@ pub enum Change {
     },
     /// Moves doubtful rows to the bucket they belong to; the answer means nothing.
     Settle,
+    /// Takes account of what was changed past the triggers; the answer means nothing.
+    Mend(Mend),
     /// `set_limits` of the audit log; the answer means nothing.
     Limit(AuditLimits),
     /// Removes some of what the audit log keeps no longer; the answer means nothing.
@@ -101,7 +104,10 @@ impl Change {
 
     /// Whether it is a change of a message, which the audit log tells of.
     pub fn is_audited(&self) -> bool {
-        !matches!(self, Change::Settle | Change::Limit(_) | Change::Trim)
+        !matches!(
+            self,
+            Change::Settle | Change::Mend(_) | Change::Limit(_) | Change::Trim
+        )
     }
 
     /// Runs the change's statement and tells what came of it.
@@ -119,6 +125,7 @@ impl Change {
             Change::Relocate { id, from, seen, to } => relocate(conn, id, *from, *seen, *to),
             Change::Remove { id, from, seen } => remove(conn, id, *from, *seen),
             Change::Settle => settle_some(conn).map(|()| NO_REVISION),
+            Change::Mend(mend) => mend.run(conn).map(|()| NO_REVISION),
             Change::Limit(limits) => audit::set_limits(conn, *limits).map(|()| NO_REVISION),
             Change::Trim => audit::trim(conn).map(|()| NO_REVISION),
         }
