@@ -204,7 +204,9 @@ fn follow(spool: &Spool, mut follower: Follower, ended: &AtomicBool) {
     }
 }
 
-fn config(source: &str, options: &MountOptions, uid: u32) -> Config {
+/// How the session is set: also of the null filesystem that the benchmarks compare with.
+#[doc(hidden)]
+pub fn config(source: &str, options: &MountOptions, uid: u32) -> Config {
     // fusermount3 splits its option list at commas; the kernel gets the source by itself.
     let source = if uid == 0 {
         source.to_owned()
