@@ -24,8 +24,8 @@ mod selection;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-pub use bulk::Proposal;
 pub use audit::{AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize};
+pub use bulk::Proposal;
 pub use selection::{Pages, Selected};
 
 /// What every call of a store returns.

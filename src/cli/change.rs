@@ -75,7 +75,10 @@ impl Source {
     fn read(command: &Command) -> Result<Source, Failure> {
         let name = command.name;
         let (words, options) = (command.words, command.options);
-        let state = |word: &OsString| word.to_str().and_then(|word| QueueState::from_str(word).ok());
+        let state = |word: &OsString| {
+            word.to_str()
+                .and_then(|word| QueueState::from_str(word).ok())
+        };
         let states: Vec<QueueState> = words.iter().filter_map(state).collect();
         let source = match (words, command.only) {
             ([], Some(only)) => Source::States(vec![only]),
@@ -130,7 +133,10 @@ impl Source {
 /// An ID as it is typed; or a path that ends in a state's directory and a message's file name.
 pub fn id(word: &OsStr) -> Result<MessageId, Failure> {
     let path = Path::new(word);
-    let directory = path.parent().and_then(Path::file_name).and_then(OsStr::to_str);
+    let directory = path
+        .parent()
+        .and_then(Path::file_name)
+        .and_then(OsStr::to_str);
     if directory.is_some_and(|name| QueueState::from_str(name).is_ok())
         && let Some(name) = path.file_name()
         && let FileName::Message(id) = FileName::of(name)
@@ -177,7 +183,9 @@ pub fn run(place: &Place, command: Command) -> Result<ExitCode, Failure> {
     let whole = job.act.needs_metadata() || command.save.is_some();
     let pages = |null: bool| pages(&*store, &source, &filter, whole, null);
     if options.how.dry_run {
-        let found = operate::survey(&job, pages(options.null), &mut |id, why| work.skipped(id, &why));
+        let found = operate::survey(&job, pages(options.null), &mut |id, why| {
+            work.skipped(id, &why)
+        });
         let found = found.map_err(|error| error.named(command.name))?;
         return preview(&work, &found);
     }
@@ -190,7 +198,11 @@ pub fn run(place: &Place, command: Command) -> Result<ExitCode, Failure> {
     }
     let mut save = match command.save {
         Some(path) => Some(Save::create(path).map_err(|error| {
-            format!("{}: {} can't be made: {error}", command.name, path.display())
+            format!(
+                "{}: {} can't be made: {error}",
+                command.name,
+                path.display()
+            )
         })?),
         None => None,
     };
@@ -270,10 +282,17 @@ fn preview(work: &Work, survey: &Survey) -> Result<ExitCode, Failure> {
     let Tally { done, skipped, .. } = survey.tally;
     out.line(&format!("{done} {} would be {}", messages(done), work.past))?;
     for found in &survey.examples {
-        out.line(&format!("  {} in {}", printable(found.id.as_str()), found.state))?;
+        out.line(&format!(
+            "  {} in {}",
+            printable(found.id.as_str()),
+            found.state
+        ))?;
     }
     if done > survey.examples.len() as u64 {
-        out.line(&format!("  and {} more", done - survey.examples.len() as u64))?;
+        out.line(&format!(
+            "  and {} more",
+            done - survey.examples.len() as u64
+        ))?;
     }
     out.end()?;
     Ok(match skipped {
@@ -302,7 +321,9 @@ impl Retries {
         }
         if let Some(spread) = self.spread {
             let now = crate::model::Timestamp::now();
-            edit.reset.get_or_insert_with(|| operate::Reset::at(now)).spread = spread;
+            edit.reset
+                .get_or_insert_with(|| operate::Reset::at(now))
+                .spread = spread;
         }
     }
 }

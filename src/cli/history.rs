@@ -12,7 +12,7 @@ use super::change::id;
 use super::output::{Output, printable};
 use super::place::{self, Place};
 use crate::backend::{AuditEntry, AuditLimits, AuditLog, AuditQuery, Backend};
-use crate::model::{MessageId, QueueState, Timestamp, When, parse_duration, show_duration};
+use crate::model::{MessageId, QueueState, Timestamp, When, parse_duration};
 
 /// How many entries are read together.
 const AT_ONCE: usize = 1000;
@@ -91,7 +91,11 @@ pub struct Arguments {
 }
 
 /// A store's audit log; or that it has none.
-pub fn log<'a>(name: &str, store: &'a dyn Backend, place: &Place) -> Result<&'a dyn AuditLog, Failure> {
+pub fn log<'a>(
+    name: &str,
+    store: &'a dyn Backend,
+    place: &Place,
+) -> Result<&'a dyn AuditLog, Failure> {
     let none = || {
         format!(
             "{name}: {} has no audit log yet: it begins with the first mount or change by this program",
@@ -123,7 +127,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut out = Output::new();
     let mut after = 0;
     loop {
-        let page = log.entries(&place::ctx(), &query, after, AT_ONCE).map_err(failed)?;
+        let page = log
+            .entries(&place::ctx(), &query, after, AT_ONCE)
+            .map_err(failed)?;
         for entry in &page {
             after = entry.change.seq;
             if !ids.is_empty() && !ids.contains(&entry.change.id) {
@@ -145,19 +151,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 fn days(days: u32) -> Duration {
     parse_duration(&format!("{days}d")).unwrap_or(Duration::MAX)
-}
-
-/// What the log holds and for how long, for `status`.
-pub fn summary(log: &dyn AuditLog) -> crate::backend::Result<String> {
-    let size = log.size(&place::ctx())?;
-    let limits = log.limits(&place::ctx())?;
-    Ok(format!(
-        "{} changes in {} KiB, kept for {} and {} changes",
-        size.rows,
-        size.bytes.div_ceil(1024),
-        show_duration(limits.age),
-        limits.rows
-    ))
 }
 
 /// A change for people: `2026-11-24T03:12:55.123Z uid 1000 pid 4711 mv: msg-1 deferred -> hold`.

@@ -127,7 +127,15 @@ impl Requeue {
 impl Hold {
     pub fn run(&self) -> Result<ExitCode, Failure> {
         let (place, words) = Place::split(&self.words)?;
-        go("hold", &place, words, QueueState::Hold, None, None, &self.options)
+        go(
+            "hold",
+            &place,
+            words,
+            QueueState::Hold,
+            None,
+            None,
+            &self.options,
+        )
     }
 }
 

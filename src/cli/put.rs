@@ -62,15 +62,21 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         false => place.look()?,
     };
     let past = if write { "stored" } else { "would be stored" };
+    let mut work = Work::begin("put", past.to_owned())?;
+    work.changes = write;
     let mut putting = Putting {
         store: &*store,
-        work: Work::begin("put", past.to_owned())?,
+        work,
         state: arguments.state,
         write,
         tally: Tally::default(),
     };
     let standard_input = [OsString::from("-")];
-    let files = if words.is_empty() { &standard_input } else { words };
+    let files = if words.is_empty() {
+        &standard_input
+    } else {
+        words
+    };
     let mut error = None;
     for file in files {
         let done = match file == "-" {

@@ -69,7 +69,14 @@ impl Flush {
         let mut reset = Reset::at(Timestamp::now());
         reset.unless_due = true;
         let past = "to be tried now".to_owned();
-        go("flush", past, reset, &self.words, &self.retries, &self.options)
+        go(
+            "flush",
+            past,
+            reset,
+            &self.words,
+            &self.retries,
+            &self.options,
+        )
     }
 }
 
@@ -78,7 +85,14 @@ impl Postpone {
         let ahead = Timestamp::now().saturating_add(self.span.unwrap_or_default());
         let until = self.until.unwrap_or(ahead);
         let past = format!("postponed until {until}");
-        go("postpone", past, Reset::at(until), &self.words, &self.retries, &self.options)
+        go(
+            "postpone",
+            past,
+            Reset::at(until),
+            &self.words,
+            &self.retries,
+            &self.options,
+        )
     }
 }
 

@@ -39,15 +39,25 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut given: Vec<String> = Vec::new();
     for word in words.iter().filter(is_assignment) {
         let Some(text) = word.to_str() else {
-            return Err(Failure::usage(format!("set: {}: a value is UTF-8", word.display())));
+            return Err(Failure::usage(format!(
+                "set: {}: a value is UTF-8",
+                word.display()
+            )));
         };
-        edit.set(text).map_err(|why| Failure::usage(format!("set: {why}")))?;
+        edit.set(text)
+            .map_err(|why| Failure::usage(format!("set: {why}")))?;
         given.push(text.to_owned());
     }
     if given.is_empty() {
-        return Err(Failure::usage("set: what? Give FIELD=VALUE, such as Priority=1"));
+        return Err(Failure::usage(
+            "set: what? Give FIELD=VALUE, such as Priority=1",
+        ));
     }
-    let others: Vec<OsString> = words.iter().filter(|w| !is_assignment(w)).cloned().collect();
+    let others: Vec<OsString> = words
+        .iter()
+        .filter(|w| !is_assignment(w))
+        .cloned()
+        .collect();
     change::run(
         &place,
         Command {

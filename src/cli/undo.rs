@@ -62,7 +62,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let failed = |error: Error| format!("undo {}: {error}", place.locator);
     let log = history::log("undo", &*store, &place)?;
-    let past = if dry_run { "would be brought back" } else { "brought back" };
+    let past = if dry_run {
+        "would be brought back"
+    } else {
+        "brought back"
+    };
     let mut work = Work::begin("undo", past.to_owned())?;
     let query = arguments.selectors.query(&ids);
     let plan = Plan::read(log, &query, &ids, place::ctx).map_err(failed)?;
@@ -80,8 +84,20 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if count > ASKED_FROM && !arguments.how.yes {
         work.confirm(count, messages(count))?;
     }
-    let done = back(&*store, log, &plan, &mut work, &arguments.bounds, &mut tally);
-    work.end(tally, messages(tally.done), &place, done.err().map(|e| e.to_string()))
+    let done = back(
+        &*store,
+        log,
+        &plan,
+        &mut work,
+        &arguments.bounds,
+        &mut tally,
+    );
+    work.end(
+        tally,
+        messages(tally.done),
+        &place,
+        done.err().map(|e| e.to_string()),
+    )
 }
 
 fn back(
@@ -104,7 +120,7 @@ fn back(
         left = rest;
         let mut proposals: Vec<Proposal> = Vec::with_capacity(batch.len());
         for step in batch {
-            match step.propose(log, &place::ctx())? {
+            match step.propose(store, log, &place::ctx())? {
                 Ok(Some(proposal)) => proposals.push(proposal),
                 Ok(None) => tally.unchanged += 1,
                 Err(why) => left_alone(work, tally, &step.id, &why),
@@ -152,7 +168,10 @@ fn preview(
         let checked = step.check(store, &place::ctx());
         match checked.map_err(|error| format!("undo: {error}"))? {
             Err(why) => left_alone(work, &mut tally, &step.id, &why),
-            Ok(()) => match step.propose(log, &place::ctx()).map_err(|e| format!("undo: {e}"))? {
+            Ok(()) => match step
+                .propose(log, &place::ctx())
+                .map_err(|e| format!("undo: {e}"))?
+            {
                 Err(why) => left_alone(work, &mut tally, &step.id, &why),
                 Ok(None) => tally.unchanged += 1,
                 Ok(Some(_)) => {
@@ -165,7 +184,11 @@ fn preview(
         }
     }
     let mut out = Output::new();
-    out.line(&format!("{} {} would be brought back", tally.done, messages(tally.done)))?;
+    out.line(&format!(
+        "{} {} would be brought back",
+        tally.done,
+        messages(tally.done)
+    ))?;
     for step in &examples {
         let place = |state: Option<crate::model::QueueState>| match state {
             Some(state) => state.to_string(),
@@ -176,7 +199,10 @@ fn preview(
         out.line(&format!("  {id}: {} -> {}", place(now), place(then)))?;
     }
     if tally.done > examples.len() as u64 {
-        out.line(&format!("  and {} more", tally.done - examples.len() as u64))?;
+        out.line(&format!(
+            "  and {} more",
+            tally.done - examples.len() as u64
+        ))?;
     }
     out.end()?;
     Ok(match tally.skipped {

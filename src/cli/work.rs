@@ -53,6 +53,8 @@ pub struct Work {
     pub past: String,
     /// Set when SIGINT or SIGTERM came.
     pub stop: Arc<AtomicBool>,
+    /// Whether it changes anything, which can be undone.
+    pub changes: bool,
     start: Timestamp,
     shown: Option<Instant>,
     told: u64,
@@ -75,6 +77,7 @@ impl Work {
             name,
             past,
             stop,
+            changes: true,
             start: Timestamp::now(),
             shown: None,
             told: 0,
@@ -118,7 +121,9 @@ impl Work {
 
     /// Shows how far it is, on a terminal, a few times a second.
     pub fn progress(&mut self, tally: &Tally) {
-        let due = self.shown.is_none_or(|shown| shown.elapsed() > Duration::from_millis(200));
+        let due = self
+            .shown
+            .is_none_or(|shown| shown.elapsed() > Duration::from_millis(200));
         if due && io::stderr().is_terminal() {
             self.shown = Some(Instant::now());
             let _ = write!(io::stderr(), "\r{} {} \u{1b}[K", tally.done, self.past);
@@ -164,7 +169,11 @@ impl Work {
             skipped,
         } = tally;
         if self.told > TOLD {
-            complain(&format!("{}: and {} more like these", self.name, self.told - TOLD));
+            complain(&format!(
+                "{}: and {} more like these",
+                self.name,
+                self.told - TOLD
+            ));
         }
         let mut said = format!("{done} {what} {}", self.past);
         if unchanged > 0 {
@@ -173,7 +182,7 @@ impl Work {
         if skipped > 0 {
             said += &format!("; {skipped} left alone");
         }
-        if done > 0 && self.name != "put" {
+        if done > 0 && self.changes {
             let since = Timestamp::new(self.start.seconds(), 0).unwrap_or(self.start);
             let undo = format!(
                 "to undo it: retryspoolfs undo {} --pid {} --since {since}",

@@ -77,7 +77,9 @@ impl Reset {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Skip {
     /// A worker has it.
-    #[error("it is active: a worker has it, and may write over any change; --active does it all the same")]
+    #[error(
+        "it is active: a worker has it, and may write over any change; --active does it all the same"
+    )]
     Active,
     /// The act is for messages of another state.
     #[error("it is in {found}, not in {wanted}")]
@@ -317,7 +319,10 @@ mod tests {
             ("header.=x", "header.NAME"),
         ] {
             let refused = Edit::default().set(text);
-            assert!(refused.as_ref().is_err_and(|e| e.contains(why)), "{text}: {refused:?}");
+            assert!(
+                refused.as_ref().is_err_and(|e| e.contains(why)),
+                "{text}: {refused:?}"
+            );
         }
     }
 
@@ -330,10 +335,15 @@ mod tests {
         };
         assert_eq!(reset(0).scattered("a"), at);
         let scattered = reset(1800);
-        let times: std::collections::BTreeSet<_> =
-            (0..100).map(|n| scattered.scattered(&format!("m{n}"))).collect();
+        let times: std::collections::BTreeSet<_> = (0..100)
+            .map(|n| scattered.scattered(&format!("m{n}")))
+            .collect();
         assert!(times.len() > 90);
-        assert!(times.iter().all(|time| *time >= at && time.seconds() < at.seconds() + 1800));
+        assert!(
+            times
+                .iter()
+                .all(|time| *time >= at && time.seconds() < at.seconds() + 1800)
+        );
     }
 
     #[test]

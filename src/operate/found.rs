@@ -52,7 +52,8 @@ pub fn by_filter<'a>(
     whole: bool,
 ) -> Box<dyn Iterator<Item = Result<Page>> + 'a> {
     let unreadable = |ids: Vec<MessageId>| -> Vec<(MessageId, Error)> {
-        let why = || Error::Corrupt("it can't be read, so nobody can tell whether it is meant".into());
+        let why =
+            || Error::Corrupt("it can't be read, so nobody can tell whether it is meant".into());
         ids.into_iter().map(|id| (id, why())).collect()
     };
     if whole {

@@ -95,7 +95,9 @@ impl Job<'_> {
                 let Some(allowed) = pace.wait(self.stop) else {
                     return Ok(Ended::Stopped);
                 };
-                let most = allowed.min(AT_ONCE).min(usize::try_from(left).unwrap_or(AT_ONCE));
+                let most = allowed
+                    .min(AT_ONCE)
+                    .min(usize::try_from(left).unwrap_or(AT_ONCE));
                 let mut batch = Vec::with_capacity(most);
                 let mut proposals = Vec::with_capacity(most);
                 while proposals.len() < most

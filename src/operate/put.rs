@@ -63,7 +63,8 @@ impl<R: BufRead> Iterator for Documents<R> {
                 first = self.line;
             }
             // No document ends before a brace does.
-            let may_be_whole = text.trim_ascii_end().ends_with(b"}") || text.len() > document::MAX_LEN;
+            let may_be_whole =
+                text.trim_ascii_end().ends_with(b"}") || text.len() > document::MAX_LEN;
             if !may_be_whole && !at_end {
                 continue;
             }
@@ -220,15 +221,28 @@ mod tests {
         assert!(read("").is_empty() && read("\n  \n").is_empty());
         assert_eq!(read("{\"ID\":\"a\"}\n{\"ID\":\"b\"}"), ["a", "b"]);
         let laid_out = "{\n  \"ID\": \"a\",\n  \"Headers\": {\n    \"x\": \"}\"\n  }\n}\n\n";
-        assert_eq!(read(&format!("{laid_out}{laid_out}{{\"ID\":\"b\"}}\n")), ["a", "a", "b"]);
+        assert_eq!(
+            read(&format!("{laid_out}{laid_out}{{\"ID\":\"b\"}}\n")),
+            ["a", "a", "b"]
+        );
     }
 
     #[test]
     fn what_is_no_document_is_told_with_its_line() {
-        let found = read("{\"ID\":\"a\"}\nnonsense}\n{\"ID\":\"b\"}\n{\n\"ID\":\"c\",\n\"Size\":-1}\n{\"ID\":\"d\"");
+        let found = read(
+            "{\"ID\":\"a\"}\nnonsense}\n{\"ID\":\"b\"}\n{\n\"ID\":\"c\",\n\"Size\":-1}\n{\"ID\":\"d\"",
+        );
         assert_eq!((found.len(), &*found[0], &*found[2]), (5, "a", "b"));
         assert!(found[1].starts_with("line 2: "), "{}", found[1]);
-        assert!(found[3].starts_with("line 6: ") && found[3].contains("Size"), "{}", found[3]);
-        assert!(found[4].starts_with("line 7: the document is incomplete"), "{}", found[4]);
+        assert!(
+            found[3].starts_with("line 6: ") && found[3].contains("Size"),
+            "{}",
+            found[3]
+        );
+        assert!(
+            found[4].starts_with("line 7: the document is incomplete"),
+            "{}",
+            found[4]
+        );
     }
 }

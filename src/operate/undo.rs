@@ -118,7 +118,8 @@ impl Plan {
             // The oldest document is what was there before all of them.
             document = past.has_document.then_some(past.seq).or(document);
         }
-        self.overtaken.extend(back.map(|past| (id.clone(), past.seq)));
+        self.overtaken
+            .extend(back.map(|past| (id.clone(), past.seq)));
         self.changes += undone;
         self.steps.push(Step {
             id,
@@ -134,6 +135,7 @@ impl Step {
     /// has what it takes.
     pub fn propose(
         &self,
+        store: &dyn Backend,
         log: &dyn AuditLog,
         ctx: &Context,
     ) -> Result<Result<Option<Proposal>, Skip>, Error> {
@@ -150,20 +152,31 @@ impl Step {
             (None, None, _) => None,
             (Some((from, seen)), None, _) => Some(Proposal::Remove { id, from, seen }),
             // As it was, to the letter.
-            (None, Some(state), Some(metadata)) => Some(Proposal::Insert(MessageMetadata {
-                state,
-                ..metadata
-            })),
+            (None, Some(state), Some(metadata)) => {
+                Some(Proposal::Insert(MessageMetadata { state, ..metadata }))
+            }
             (None, Some(_), None) => return lost("the audit log has no document of it"),
-            (Some((from, seen)), Some(state), Some(metadata)) => Some(Proposal::Replace {
-                from,
-                seen,
-                metadata: MessageMetadata {
-                    state,
-                    updated: Timestamp::now(),
-                    ..metadata
-                },
-            }),
+            (Some((from, seen)), Some(state), Some(metadata)) => {
+                let old = MessageMetadata { state, ..metadata };
+                let stored = store.get(ctx, &self.id).ok().flatten();
+                let is_so = stored.is_some_and(|stored| {
+                    let updated = stored.metadata.updated;
+                    stored.metadata
+                        == MessageMetadata {
+                            updated,
+                            ..old.clone()
+                        }
+                });
+                // If it is so already, another undo did it.
+                (!is_so).then(|| Proposal::Replace {
+                    from,
+                    seen,
+                    metadata: MessageMetadata {
+                        updated: Timestamp::now(),
+                        ..old
+                    },
+                })
+            }
             (Some((from, _)), Some(to), None) if from == to => None,
             (Some((from, seen)), Some(to), None) => Some(Proposal::Move { id, from, seen, to }),
         }))

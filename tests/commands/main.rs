@@ -11,5 +11,8 @@
 #[path = "../mount/support/mod.rs"]
 mod support;
 
+mod changing;
 mod filters;
 mod places;
+mod put;
+mod undoing;
