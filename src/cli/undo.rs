@@ -169,7 +169,7 @@ fn preview(
         match checked.map_err(|error| format!("undo: {error}"))? {
             Err(why) => left_alone(work, &mut tally, &step.id, &why),
             Ok(()) => match step
-                .propose(log, &place::ctx())
+                .propose(store, log, &place::ctx())
                 .map_err(|e| format!("undo: {e}"))?
             {
                 Err(why) => left_alone(work, &mut tally, &step.id, &why),

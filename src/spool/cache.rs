@@ -58,6 +58,8 @@ pub(super) struct Cache {
     invalidator: OnceLock<Box<dyn Invalidator>>,
     /// Grows with each word, before it is given.
     generation: AtomicU64,
+    /// Up to where changes were read, and when they were last asked for.
+    followed: Mutex<Option<(u64, Instant)>>,
     /// What the kernel itself took out of a directory, and needs no word of.
     pub own: OwnMoves,
 }
@@ -99,6 +101,11 @@ impl Cache {
     /// Changes with each word of a change: what was read at another one may be out of date.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Up to where changes were read, and when they were last asked for with success.
+    pub fn followed(&self) -> Option<(u64, Instant)> {
+        *self.followed.lock()
     }
 
     /// Drops all names, before a reply after which the kernel would take one for another.
@@ -168,6 +175,7 @@ impl Spool {
         };
         let found = feed.changes(&ctx, cursor, BATCH)?;
         follower.cursor = Some(found.cursor);
+        *self.cache.followed.lock() = Some((found.cursor, Instant::now()));
         for change in &found.changes {
             self.publish(change);
         }

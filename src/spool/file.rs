@@ -63,6 +63,11 @@ impl Spool {
     fn open_quietly(&self, caller: &Caller, ino: u64, mode: OpenMode) -> Result<u64> {
         let handle = match (Fixed::of(ino), self.inodes.get(ino)) {
             (Some(Fixed::Text(text)), _) => Self::open_text(text, mode)?,
+            (Some(Fixed::Snapshot(which)), _) => {
+                read_only(mode)?;
+                let document = self.snapshot(which)?;
+                Handle::Reader(Arc::new(Reader { ino, document }))
+            }
             (Some(Fixed::Dir(_)), _) => return Err(Refusal::new(Errno::EISDIR, "a directory")),
             (None, Some(Node::Scratch(file))) => {
                 if mode.truncate && mode.write {
@@ -81,9 +86,7 @@ impl Spool {
     }
 
     fn open_text(text: Text, mode: OpenMode) -> Result<Handle> {
-        if mode.write {
-            return Err(Refusal::new(Errno::EPERM, "control files can't be written"));
-        }
+        read_only(mode)?;
         Ok(Handle::Text(
             text,
             Arc::new(Mutex::new(TextCursor::default())),
@@ -337,6 +340,14 @@ impl Spool {
         for fh in self.handles.all() {
             self.release(fh);
         }
+    }
+}
+
+/// How a control file may be opened.
+fn read_only(mode: OpenMode) -> Result<()> {
+    match mode.write {
+        true => Err(Refusal::new(Errno::EPERM, "control files can't be written")),
+        false => Ok(()),
     }
 }
 

@@ -135,6 +135,9 @@ impl Spool {
         match (Fixed::of(ino), self.inodes.get(ino)) {
             (Some(Fixed::Dir(dir)), _) => dir.path(),
             (Some(Fixed::Text(text)), _) => format!("{}{}", Dir::Control.path(), text.name()),
+            (Some(Fixed::Snapshot(snapshot)), _) => {
+                format!("{}{}", Dir::Control.path(), snapshot.name())
+            }
             (None, Some(Node::Message(id, state))) => format!("{state}/{}", id.file_name()),
             (None, Some(Node::Scratch(file))) => self.scratches.path_of(&file),
             (None, None) => "?".to_owned(),
@@ -232,6 +235,15 @@ impl Spool {
                 let (size, changed) = self.text(text).size_and_time();
                 let brief = Brief::of_bytes(size, changed);
                 let attr = control(self.options.ownership.file(ino, brief), 0o600);
+                Ok(attr.valid(cache::VALID, Duration::ZERO))
+            }
+            Fixed::Snapshot(_) => {
+                let brief = Brief::of_bytes(0, Timestamp::now());
+                let attr = self.options.ownership.file(ino, brief);
+                let attr = Attr {
+                    mode: attr.mode & 0o444,
+                    ..attr
+                };
                 Ok(attr.valid(cache::VALID, Duration::ZERO))
             }
             Fixed::Dir(dir) => {

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::caller::Caller;
 use super::error::{Errno, Refusal};
+use super::repeats::Repeats;
 use crate::model::Timestamp;
 
 /// How many lines `errors` keeps.
@@ -59,6 +60,11 @@ impl TextLog {
         }
     }
 
+    /// How many bytes are kept.
+    pub fn kept(&self) -> u64 {
+        self.inner.lock().bytes.len() as u64
+    }
+
     /// How many bytes were ever published, and when the last ones were.
     pub fn size_and_time(&self) -> (u64, Timestamp) {
         let inner = self.inner.lock();
@@ -102,6 +108,8 @@ pub struct Report {
     pub events: TextLog,
     /// The last refusal that the kernel may send once more.
     stale: Mutex<Option<Stale>>,
+    /// What the log need not be told over and over.
+    repeats: Repeats,
 }
 
 impl Default for Report {
@@ -110,6 +118,7 @@ impl Default for Report {
             errors: TextLog::new(LINES_MAX, usize::MAX),
             events: TextLog::new(usize::MAX, BYTES_MAX),
             stale: Mutex::default(),
+            repeats: Repeats::default(),
         }
     }
 }
@@ -149,15 +158,26 @@ impl Report {
             Some(caller) => (caller.pid, caller.command()),
             None => (0, "?".to_owned()),
         };
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::event!(
+                    target: "retryspoolfs",
+                    tracing::Level::$level,
+                    op = operation,
+                    path = path,
+                    pid = pid,
+                    command = command,
+                    errno = ?errno,
+                    "{line} (pid {pid}, {command})"
+                )
+            };
+        }
         match errno {
-            Errno::EIO => {
-                tracing::error!(target: "retryspoolfs", "{line} (pid {pid}, {command})")
-            }
             // Somebody else was faster: nothing to worry about.
-            Errno::ENOENT => {
-                tracing::debug!(target: "retryspoolfs", "{line} (pid {pid}, {command})")
-            }
-            _ => tracing::warn!(target: "retryspoolfs", "{line} (pid {pid}, {command})"),
+            Errno::ENOENT => log!(DEBUG),
+            _ if !self.repeats.admit(operation, *errno, Instant::now()) => {}
+            Errno::EIO => log!(ERROR),
+            _ => log!(WARN),
         }
         self.errors.push(&line);
     }
@@ -178,6 +198,13 @@ impl Report {
                 });
                 false
             }
+        }
+    }
+
+    /// Logs how often what was not logged happened. To be called about once a second.
+    pub fn tell_repeats(&self) {
+        for line in self.repeats.summaries(Instant::now()) {
+            tracing::warn!(target: "retryspoolfs", "{line}");
         }
     }
 

@@ -157,11 +157,7 @@ fn each_changes_what_is_chosen_and_nothing_else() {
 /// Starts a command that does ten messages a second of forty, and waits for its first.
 fn started(case: &Case, spool: &Spool) -> Script {
     let chosen = case.from.to_string();
-    let script = case
-        .line(&chosen)
-        .replace("$PROGRAM", "$PROGRAM")
-        .to_owned()
-        + " --rate 10";
+    let script = case.line(&chosen) + " --rate 10";
     let script = spool.start_in(&["bash"], &script, spool.dir());
     eventually("the command has begun", || case.done(spool, 40) > 0);
     script

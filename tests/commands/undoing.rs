@@ -64,6 +64,8 @@ fn history_tells_who_did_what() {
     );
     assert!(lines.lines().all(|line| line.contains(" uid 0 ")));
     assert_eq!(history("").lines().count(), 4);
+    let status = mount.bash("jq -c '.audit | [.changes, .keep_changes, .keep_seconds, .bytes > 400]' .retryspool/status");
+    assert_eq!(status.ok(), "[4,1000000,604800,true]");
     assert_eq!(history("--command mv").lines().count(), 1);
     assert_eq!(history("--command mv --uid 1").lines().count(), 0);
     assert_eq!(history("b a --since 1h").lines().count(), 4);
