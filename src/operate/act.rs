@@ -144,6 +144,10 @@ impl Edit {
         };
         let value = match is_text {
             true => serde_json::Value::from(value).to_string(),
+            // One value: what follows a comma would be another field.
+            false if serde_json::from_str::<serde::de::IgnoredAny>(value).is_err() => {
+                return Err(format!("{assignment:?}: {key} is a number"));
+            }
             false => value.to_owned(),
         };
         // The rules for a value are those of a written document, and so are the complaints.
