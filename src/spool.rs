@@ -26,6 +26,7 @@ mod commit;
 mod draft;
 mod error;
 mod file;
+mod follow;
 mod handle;
 mod inode;
 mod listing;
@@ -42,15 +43,17 @@ mod tree;
 mod xattr;
 
 pub use attr::{Attr, Ownership};
-pub use cache::{Follower, Invalidator, VALID, Validity};
+pub use cache::{Invalidator, UNTOLD, VALID, Validity};
 pub use caller::{Caller, Process};
 pub use draft::{Close, Closer, Content, Draft, on_close};
 pub use error::{Errno, Refusal, Result, Waiting, refusal};
 pub use file::OpenMode;
+pub use follow::Follower;
 pub use inode::number_of;
 pub use listing::{DirEntry, Sink};
 pub use namespace::RenameFlags;
 pub use operations::{Counted, Operation, Operations};
+pub use report::Wake;
 pub use tree::CONTROL;
 
 use aside::Asides;

@@ -287,7 +287,6 @@ fn follow(spool: &Spool, mut follower: Follower, ended: &AtomicBool) {
                 if std::mem::replace(&mut healthy, false) {
                     tracing::error!(target: "retryspoolfs", "changes by other programs can't be followed: {error}");
                 }
-                spool.forget_all();
                 thread::park_timeout(Duration::from_secs(1));
             }
         }

@@ -150,6 +150,7 @@ impl Spool {
             };
             (state.as_str(), status)
         });
+        let validity = self.validity();
         let status = Status {
             version: env!("CARGO_PKG_VERSION"),
             store: &self.options.source,
@@ -171,6 +172,10 @@ impl Spool {
                 keep_changes: limits.rows,
                 keep_seconds: limits.age.as_secs(),
             }),
+            kernel: KernelStatus {
+                names_valid_seconds: validity.names.as_secs_f64(),
+                attributes_valid_seconds: validity.attributes.as_secs_f64(),
+            },
             caches: facts.caches,
             refusals: facts.refusals(),
         };
@@ -198,6 +203,7 @@ struct Status<'a> {
     unreadable: Option<u64>,
     feed: Option<Lag>,
     audit: Option<AuditStatus>,
+    kernel: KernelStatus,
     caches: Caches,
     refusals: BTreeMap<String, u64>,
 }
@@ -210,6 +216,14 @@ struct AuditStatus {
     oldest: Option<String>,
     keep_changes: u64,
     keep_seconds: u64,
+}
+
+/// How long the kernel may remember at present what nobody changes. Less than a minute: changes,
+/// or a kernel before 6.16, can't be told of; names for 0 seconds: each is looked up again.
+#[derive(Serialize)]
+struct KernelStatus {
+    names_valid_seconds: f64,
+    attributes_valid_seconds: f64,
 }
 
 #[derive(Serialize)]
