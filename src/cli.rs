@@ -10,13 +10,17 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::backend::locator::Locator;
 
 mod change;
+mod check;
+mod copy;
 mod delete;
 mod demo;
+mod export;
 mod failure;
 mod filter;
 mod health;
 mod helper;
 mod history;
+mod import;
 mod init;
 mod list;
 mod log;
@@ -24,10 +28,12 @@ mod mount;
 mod moves;
 mod output;
 mod place;
+mod progress;
 mod put;
 mod retry;
 mod set;
 mod show;
+mod snapshot;
 mod umount;
 mod undo;
 mod work;
@@ -63,6 +69,12 @@ enum Command {
     Put(put::Arguments),
     History(history::Arguments),
     Undo(undo::Arguments),
+    Copy(copy::Arguments),
+    Export(export::Arguments),
+    Import(import::Arguments),
+    Snapshot(snapshot::Snapshot),
+    Check(check::Arguments),
+    Compact(snapshot::Compact),
 }
 
 /// The whole command line, as clap knows it: manual pages and completions are made from it.
@@ -102,6 +114,12 @@ pub fn main() -> ExitCode {
         Command::Put(arguments) => put::run(&arguments),
         Command::History(arguments) => history::run(&arguments),
         Command::Undo(arguments) => undo::run(&arguments),
+        Command::Copy(arguments) => copy::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
+        Command::Snapshot(arguments) => snapshot::snapshot(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Compact(arguments) => snapshot::compact(&arguments),
     };
     done.unwrap_or_else(Failure::end)
 }

@@ -15,4 +15,6 @@ mod changing;
 mod filters;
 mod places;
 mod put;
+mod transfer;
 mod undoing;
+mod upkeep;

@@ -138,10 +138,17 @@ impl Writer {
         self.wait(&ticket)
     }
 
-    /// Makes many changes, each by itself, in as many transactions as they need. Returns when each
-    /// is committed, refused, or out of time.
-    pub fn submit_all(&self, changes: impl Iterator<Item = Change>, ctx: &Context) -> Vec<Answer> {
-        let tickets: Vec<_> = changes.map(|c| Ticket::new(c, ctx, true)).collect();
+    /// Makes many changes, each by itself, in as many transactions as they need; with `gaps`, in
+    /// shorter ones that leave others their turn between them. Returns when each is committed,
+    /// refused, or out of time.
+    pub fn submit_all(
+        &self,
+        changes: impl Iterator<Item = Change>,
+        gaps: bool,
+        ctx: &Context,
+    ) -> Vec<Answer> {
+        let tickets: Vec<_> = changes.map(|c| Ticket::new(c, ctx, gaps)).collect();
+        // Tickets are answered in their order, so the one that may have to lead is waited for.
         self.queue(&tickets);
         tickets.iter().map(|ticket| self.wait(ticket)).collect()
     }
