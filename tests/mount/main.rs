@@ -12,4 +12,5 @@ mod race;
 mod scratch;
 mod support;
 mod tree;
+mod watched;
 mod writes;
