@@ -13,13 +13,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::spool::{
-    self, Attr, Caller, DirEntry, Errno, OpenMode, Operation, Refusal, Spool, Validity,
+    self, Attr, Caller, DirEntry, Errno, OpenMode, Operation, Refusal, Spool, Validity, Wake,
 };
 
 use options::MountOptions;
@@ -58,7 +58,7 @@ impl Adapter {
 
     /// For how long this kernel may remember: for long, where it can be told to forget.
     fn validity(&self, minor: u32) -> Validity {
-        let second = Duration::from_secs(1);
+        let second = spool::UNTOLD;
         let kept = match (self.0.has_feed(), minor >= kernel::EPOCH_MINOR) {
             (true, true) => Validity {
                 names: spool::VALID,
@@ -79,8 +79,13 @@ impl Adapter {
                 attributes: second,
             },
         };
+        let wished = self.1.entry_timeout.unwrap_or(kept.names);
         Validity {
-            names: self.1.entry_timeout.unwrap_or(kept.names),
+            names: if minor >= kernel::EPOCH_MINOR {
+                wished
+            } else {
+                kept.names
+            },
             attributes: self.1.attr_timeout.unwrap_or(kept.attributes),
         }
     }
@@ -450,6 +455,34 @@ impl Filesystem for Adapter {
         self.run(Operation::Fsync, || {
             let synced = self.0.fsync(&caller(request), fh.0);
             answer!(reply, synced, |()| reply.ok())
+        });
+    }
+
+    fn poll(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        notifier: PollNotifier,
+        _events: PollEvents,
+        flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        self.run(Operation::Poll, || {
+            let wanted = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY);
+            let wake = wanted.then(|| -> Wake {
+                // A file that was closed meanwhile waits for nothing.
+                Box::new(|| drop(notifier.notify()))
+            });
+            answer!(reply, self.0.poll(fh.0, wake), |is_readable| {
+                let readable = PollEvents::POLLIN | PollEvents::POLLRDNORM;
+                let writable = PollEvents::POLLOUT | PollEvents::POLLWRNORM;
+                reply.poll(if is_readable {
+                    readable | writable
+                } else {
+                    writable
+                });
+            })
         });
     }
 

@@ -26,6 +26,7 @@ mod commit;
 mod draft;
 mod error;
 mod file;
+mod follow;
 mod handle;
 mod inode;
 mod listing;
@@ -42,15 +43,17 @@ mod tree;
 mod xattr;
 
 pub use attr::{Attr, Ownership};
-pub use cache::{Follower, Invalidator, VALID, Validity};
+pub use cache::{Invalidator, UNTOLD, VALID, Validity};
 pub use caller::{Caller, Process};
 pub use draft::{Close, Closer, Content, Draft, on_close};
 pub use error::{Errno, Refusal, Result, Waiting, refusal};
 pub use file::OpenMode;
+pub use follow::Follower;
 pub use inode::number_of;
 pub use listing::{DirEntry, Sink};
 pub use namespace::RenameFlags;
 pub use operations::{Counted, Operation, Operations};
+pub use report::Wake;
 pub use tree::CONTROL;
 
 use aside::Asides;
@@ -150,6 +153,22 @@ impl Spool {
             // Who removed it since has nothing to be told.
             if matches!(self.store.locate(&self.patient(), &id), Ok(Some(_))) {
                 self.report.note(&line);
+            }
+        }
+    }
+
+    /// Looks for what other programs changed past the store's notice, beside everything else, for
+    /// as long as `going` says so. The feed tells of what it finds.
+    pub fn recount(&self, going: &dyn Fn() -> bool) {
+        // It pauses more than it reads: a large store takes minutes.
+        let ctx = Context::within(Duration::from_secs(24 * 3600));
+        match self.store.recount(&ctx, going) {
+            Ok(0) => {}
+            Ok(count) => self.report.note(&format!(
+                "{count} changes had gone past the store's triggers, and are counted now"
+            )),
+            Err(error) => {
+                tracing::warn!(target: "retryspoolfs", "the messages can't be counted again: {error}");
             }
         }
     }

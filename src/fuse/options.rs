@@ -32,10 +32,11 @@ pub struct MountOptions {
     /// (0.001 to 60; one second if not given).
     pub busy_timeout: Option<Duration>,
     /// `entry_timeout=`: for how long the kernel may remember that a name exists, in seconds (0 to
-    /// 3600). If not given: a minute where the store tells of others' changes and the kernel can
-    /// be told, at most a second elsewhere.
+    /// 3600). If not given: a minute where the store tells of others' changes, a second elsewhere.
+    /// A kernel that can't drop all names at once (before 6.16) remembers none, whatever is given.
     pub entry_timeout: Option<Duration>,
-    /// `attr_timeout=`: likewise for attributes.
+    /// `attr_timeout=`: for how long it may remember attributes. If not given: a minute where the
+    /// store and the kernel can be told of changes, a second elsewhere.
     pub attr_timeout: Option<Duration>,
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{Config, MountOption, SessionACL};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -21,6 +21,9 @@ use crate::spool::{Follower, Options, Ownership, Spool};
 
 /// Threads that serve requests. A request may wait for a busy store, so there are more than cores.
 const THREADS: usize = 8;
+
+/// How often the store is counted again, for what other programs change past its triggers.
+const RECOUNT: Duration = Duration::from_secs(3600);
 
 /// How long a service manager's order to stop may wait for each: for a mount that is in use to
 /// become free; and then, once nobody new finds it, for its users to close their files.
@@ -121,6 +124,7 @@ impl Mount {
                 }
             }),
             life.begin(&spool, |spool, life| life.report(spool)),
+            life.begin(&spool, |spool, life| life.recount(spool)),
         ];
         let served = serve(session, &life, ended, &spool);
         life.over.store(true, Ordering::Relaxed);
@@ -225,6 +229,18 @@ impl Life {
         }
     }
 
+    /// Lets the store be counted again now and then, until the mount ends.
+    fn recount(&self, spool: &Spool) {
+        let mut next = Instant::now() + RECOUNT;
+        while !self.is_over() {
+            thread::park_timeout(next.saturating_duration_since(Instant::now()));
+            if Instant::now() >= next {
+                spool.recount(&|| !self.is_over());
+                next = Instant::now() + RECOUNT;
+            }
+        }
+    }
+
     /// Tells a service manager how things are, until the mount ends.
     fn report(&self, spool: &Spool) {
         let Some(period) = service::period() else {
@@ -286,7 +302,6 @@ fn follow(spool: &Spool, mut follower: Follower, ended: &AtomicBool) {
                 if std::mem::replace(&mut healthy, false) {
                     tracing::error!(target: "retryspoolfs", "changes by other programs can't be followed: {error}");
                 }
-                spool.forget_all();
                 thread::park_timeout(Duration::from_secs(1));
             }
         }

@@ -15,7 +15,7 @@ use super::draft::Draft;
 use super::error::{self, Errno, Refusal, Result, Waiting};
 use super::handle::{Handle, Reader, Writer, WriterInner};
 use super::inode::Node;
-use super::report::TextCursor;
+use super::report::{TextCursor, Wake};
 use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
 use super::{Spool, scratch};
@@ -205,7 +205,7 @@ impl Spool {
         let writer = writer(caller, (ino, id, state), mode, opened, draft, origin);
         let brief = brief.unwrap_or_else(|| Brief::of_bytes(0, Timestamp::now()));
         // A name that is not committed may go any moment, and its size is the writer's alone.
-        let attr = self.message_attr(ino, brief, Some(&writer));
+        let attr = self.message_attr(ino, brief, Some(&writer), self.cache.reading());
         let attr = attr.valid(Duration::ZERO, Duration::ZERO);
         let fh = self.keep(ino, Handle::Writer(writer));
         Ok((attr, fh))
@@ -243,6 +243,15 @@ impl Spool {
             Handle::Scratch { file, .. } => Ok(file.read(offset, size)),
             Handle::Text(text, cursor) => Ok(cursor.lock().read(self.text(text), offset, size)),
             Handle::Dir(_) => Err(Refusal::bad_handle()),
+        }
+    }
+
+    /// Whether a read would give something at once, of what has to be waited for: the text of a
+    /// control file. If `wake` is given, it is called once there is more.
+    pub fn poll(&self, fh: u64, wake: Option<Wake>) -> Result<bool> {
+        match self.handles.get(fh)? {
+            Handle::Text(text, cursor) => Ok(cursor.lock().poll(self.text(text), fh, wake)),
+            _ => Ok(true),
         }
     }
 
@@ -323,7 +332,8 @@ impl Spool {
                 self.inodes.let_go(file.ino());
                 return self.discard_if_unused(&file);
             }
-            Ok(Handle::Text(..) | Handle::Dir(_)) => return,
+            Ok(Handle::Text(text, _)) => return self.text(text).forget(fh),
+            Ok(Handle::Dir(_)) => return,
         };
         self.inodes.let_go(ino);
     }

@@ -44,6 +44,7 @@ operations! {
     Rename "rename",
     Open "open",
     Read "read",
+    Poll "poll",
     Write "write",
     Flush "flush",
     Release "release",

@@ -144,6 +144,7 @@ impl Spool {
             };
             (state.as_str(), status)
         });
+        let validity = self.validity();
         let status = Status {
             version: env!("CARGO_PKG_VERSION"),
             store: &self.options.source,
@@ -158,6 +159,10 @@ impl Spool {
             inexpressible: facts.inexpressible,
             unreadable: facts.survey.as_ref().map(|survey| survey.unreadable),
             feed: facts.feed,
+            kernel: KernelStatus {
+                names_valid_seconds: validity.names.as_secs_f64(),
+                attributes_valid_seconds: validity.attributes.as_secs_f64(),
+            },
             caches: facts.caches,
             refusals: facts.refusals(),
         };
@@ -184,8 +189,17 @@ struct Status<'a> {
     inexpressible: u64,
     unreadable: Option<u64>,
     feed: Option<Lag>,
+    kernel: KernelStatus,
     caches: Caches,
     refusals: BTreeMap<String, u64>,
+}
+
+/// How long the kernel may remember at present what nobody changes. Less than a minute: changes,
+/// or a kernel before 6.16, can't be told of; names for 0 seconds: each is looked up again.
+#[derive(Serialize)]
+struct KernelStatus {
+    names_valid_seconds: f64,
+    attributes_valid_seconds: f64,
 }
 
 #[derive(Serialize)]
