@@ -14,4 +14,5 @@ mod race;
 mod scratch;
 mod support;
 mod tree;
+mod watched;
 mod writes;
