@@ -19,4 +19,5 @@ mod scratch;
 )]
 mod support;
 mod tree;
+mod watched;
 mod writes;
