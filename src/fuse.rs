@@ -70,6 +70,21 @@ impl Adapter {
     }
 }
 
+/// Asks the kernel for what this mount uses; an older one goes without.
+#[doc(hidden)]
+pub fn negotiate(config: &mut KernelConfig) {
+    for wanted in [
+        InitFlags::FUSE_ATOMIC_O_TRUNC,
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_DO_READDIRPLUS,
+        InitFlags::FUSE_READDIRPLUS_AUTO,
+        InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    ] {
+        let _ = config.add_capabilities(wanted);
+    }
+    let _ = config.set_max_write(MAX_WRITE);
+}
+
 /// Runs an operation. If it panics, its reply is dropped, and fuser answers `EIO`.
 fn guarded(operation: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(operation)).is_err() {
@@ -138,17 +153,7 @@ macro_rules! answer {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for wanted in [
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-        ] {
-            // An older kernel goes without.
-            let _ = config.add_capabilities(wanted);
-        }
-        let _ = config.set_max_write(MAX_WRITE);
+        negotiate(config);
         let version = config.kernel_abi();
         self.0.set_validity(self.validity(version.1));
         Ok(())
