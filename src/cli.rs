@@ -9,16 +9,21 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::backend::locator::Locator;
 
+mod age;
 mod demo;
+mod events;
 mod failure;
 mod filter;
+mod format;
 mod init;
 mod list;
 mod log;
 mod mount;
 mod output;
 mod place;
+mod reasons;
 mod show;
+mod status;
 
 use failure::Failure;
 
@@ -36,8 +41,12 @@ enum Command {
     Mount(mount::Arguments),
     Init(init::Arguments),
     Demo(demo::Arguments),
+    Status(status::Arguments),
     List(list::Arguments),
     Show(show::Arguments),
+    Age(age::Arguments),
+    Reasons(reasons::Arguments),
+    Events(events::Arguments),
 }
 
 /// The whole command line, as clap knows it: manual pages and completions are made from it.
@@ -50,13 +59,20 @@ pub fn main() -> ExitCode {
     hold_standard_streams();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && status::is_check(std::env::args_os()) => {
+            return status::unknown(&error.to_string());
+        }
         Err(error) => error.exit(),
     };
     let done = match cli.command {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
+        Command::Age(arguments) => age::run(&arguments),
+        Command::Reasons(arguments) => reasons::run(&arguments),
+        Command::Events(arguments) => events::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
     };
     done.unwrap_or_else(Failure::end)

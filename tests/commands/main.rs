@@ -12,4 +12,5 @@
 mod support;
 
 mod filters;
+mod looks;
 mod places;
