@@ -2,7 +2,7 @@
 //!
 //! Owns: what is printed, and the exit codes (see [`failure`]).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -15,6 +15,8 @@ mod events;
 mod failure;
 mod filter;
 mod format;
+mod health;
+mod helper;
 mod init;
 mod list;
 mod log;
@@ -24,6 +26,7 @@ mod place;
 mod reasons;
 mod show;
 mod status;
+mod umount;
 
 use failure::Failure;
 
@@ -39,6 +42,8 @@ struct Cli {
 #[allow(clippy::large_enum_variant, reason = "a process has one")]
 enum Command {
     Mount(mount::Arguments),
+    Umount(umount::Arguments),
+    Health(health::Arguments),
     Init(init::Arguments),
     Demo(demo::Arguments),
     Status(status::Arguments),
@@ -57,15 +62,23 @@ pub fn command() -> clap::Command {
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
     hold_standard_streams();
-    let cli = match Cli::try_parse() {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let is_command = |word: &OsStr| command().get_subcommands().any(|c| word == c.get_name());
+    if let Some(said) = helper::called(&words, is_command) {
+        let mounted = said.and_then(|said| mount::run(&mount::Arguments::from_mount(said)));
+        return mounted.unwrap_or_else(Failure::end);
+    }
+    let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() && status::is_check(std::env::args_os()) => {
+        Err(error) if error.use_stderr() && status::is_check(&words) => {
             return status::unknown(&error.to_string());
         }
-        Err(error) => error.exit(),
+        Err(error) => return usage(&error, words.get(1)),
     };
     let done = match cli.command {
         Command::Mount(arguments) => mount::run(&arguments),
+        Command::Umount(arguments) => umount::run(&arguments),
+        Command::Health(arguments) => health::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
@@ -76,6 +89,34 @@ pub fn main() -> ExitCode {
         Command::Show(arguments) => show::run(&arguments),
     };
     done.unwrap_or_else(Failure::end)
+}
+
+/// Prints what clap has to say: help in full, a complaint in one line.
+fn usage(error: &clap::Error, command: Option<&OsString>) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let complaint: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let complaint = complaint.join(" ");
+    let complaint = complaint.strip_prefix("error: ").unwrap_or(&complaint);
+    let command = command.and_then(|word| word.to_str()).unwrap_or_default();
+    let known = self::command()
+        .get_subcommands()
+        .any(|c| command == c.get_name());
+    let (see, code) = match command {
+        // The codes of mount(8), and of monitoring plugins.
+        "mount" => (" mount", 1),
+        "health" => (" health", health::UNKNOWN),
+        _ if known => (&*format!(" {command}"), failure::USAGE),
+        _ => ("", failure::USAGE),
+    };
+    Failure::coded(format!("{complaint}; see: retryspoolfs{see} --help"), code).end()
 }
 
 /// Where the user says that the spool is.

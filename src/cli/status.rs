@@ -59,9 +59,9 @@ pub struct Arguments {
 
 /// Whether the program runs for a monitoring system, to which every failure is exit code 3: also
 /// one to read the rest of the command line.
-pub fn is_check(arguments: impl Iterator<Item = OsString>) -> bool {
-    let mut words = arguments.skip(1);
-    let is_flag = |word: OsString| {
+pub fn is_check(words: &[OsString]) -> bool {
+    let mut words = words.iter().skip(1);
+    let is_flag = |word: &OsString| {
         let word = word.to_string_lossy();
         word == "--check" || word.starts_with("--check=")
     };

@@ -8,6 +8,7 @@ mod badinput;
 mod closes;
 mod lifecycle;
 mod moves;
+mod others;
 mod race;
 mod scratch;
 mod support;
