@@ -14,7 +14,7 @@ mod threshold;
 mod traffic;
 
 pub use age::{AgeRow, AgeTable, BUCKETS, Side};
-pub use event::event_line;
+pub use event::{event_line, lost_line};
 pub use reason::{Reason, ReasonKey, Reasons};
 pub use status::{StateStatus, Status};
 pub use threshold::{Level, Measured, Thresholds};

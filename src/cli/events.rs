@@ -11,13 +11,13 @@ use super::output::{Output, escaped};
 use super::place;
 use super::status::the_place;
 use crate::backend::Context;
-use crate::overview::event_line;
+use crate::overview::{event_line, lost_line};
 
 /// Print the changes of the queue, by whomever, as JSON Lines.
 ///
 /// These are the lines of a mount's .retryspool/events: seq, time, op (store, update, move,
 /// delete), id, from, to, revision, and uid, pid and command of a change that this program made.
-/// A line {"lost":true} tells that changes were missed: the log is bounded.
+/// A line whose op is "lost" stands for changes that are missing: the log is bounded.
 #[derive(Args, Debug)]
 #[command(
     override_usage = "retryspoolfs events [OPTIONS] [SPOOL]",
@@ -69,7 +69,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let ctx = Context::within(Duration::from_secs(1));
         let found = feed.changes(&ctx, cursor, AT_ONCE).map_err(failed)?;
         if found.lost {
-            out.line(r#"{"lost":true}"#)?;
+            out.line(&lost_line(
+                "the log of changes does not go back so far, or was begun anew",
+            ))?;
         }
         for change in &found.changes {
             if arguments.follow || change.seq <= newest {

@@ -218,6 +218,13 @@ fn as_text(status: &Status, place: &Place) -> String {
         text.push_str(&state_line(state, status));
     }
     text.push_str(&format!("{:<10} {:>10}\n\n", "total", status.total()));
+    if status.inexpressible > 0 {
+        text.push_str(&format!(
+            "{} stored messages are in no directory and no count: no file name or state can \
+             express them (see: retryspoolfs check).\n",
+            status.inexpressible
+        ));
+    }
     if let Some(traffic) = &status.traffic {
         let rate = |count: u64| traffic.per_minute(count);
         text.push_str(&format!(
@@ -280,6 +287,7 @@ fn as_json(status: &Status, place: &Place) -> Value {
         "time": status.at.to_string(),
         "spool": place.locator.to_string(),
         "total": status.total(),
+        "inexpressible": status.inexpressible,
         "states": states,
         "queue": {
             "waiting": status.waiting(),

@@ -40,6 +40,16 @@ pub fn event_line(change: &Change) -> String {
     serde_json::to_string(&event).unwrap_or_default()
 }
 
+/// The line that stands for changes that are missing.
+///
+/// ```
+/// let line = retryspoolfs::overview::lost_line("the log has them no more");
+/// assert_eq!(line, r#"{"op":"lost","reason":"the log has them no more"}"#);
+/// ```
+pub fn lost_line(reason: &str) -> String {
+    serde_json::json!({ "op": "lost", "reason": reason }).to_string()
+}
+
 #[derive(Serialize)]
 struct Event<'a> {
     seq: u64,

@@ -12,6 +12,8 @@ pub struct Status {
     pub at: Timestamp,
     /// Every state, by number.
     pub states: [StateStatus; 6],
+    /// Stored messages that no directory or file name can express; they are in no count.
+    pub inexpressible: u64,
     /// What came and went lately; `None` for a store that keeps no log of changes.
     pub traffic: Option<Traffic>,
     /// The audit log's size; `None` for a store that has none.
@@ -46,6 +48,7 @@ impl Status {
                 state(e)?,
                 state(f)?,
             ],
+            inexpressible: store.inexpressible(ctx)?,
             traffic: Traffic::of(store, ctx)?,
             audit: store.audit().map(|audit| audit.size(ctx)).transpose()?,
             at: Timestamp::now(),

@@ -196,6 +196,7 @@ mod tests {
                     },
                 }
             }),
+            inexpressible: 0,
             traffic: None,
             audit: None,
         }

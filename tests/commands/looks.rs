@@ -173,6 +173,22 @@ fn status_counts() {
 }
 
 #[test]
+fn status_tells_of_what_no_directory_shows() {
+    let spool = three();
+    spool.execute("UPDATE messages SET state = 9 WHERE id = 'a'");
+    let status = json(&spool.bash("$PROGRAM status $SPOOL --json").ok());
+    assert_eq!(
+        (&status["total"], &status["inexpressible"]),
+        (&4.into(), &1.into())
+    );
+    let text = spool.bash("$PROGRAM status $SPOOL").ok();
+    assert!(
+        text.contains("1 stored messages are in no directory"),
+        "{text}"
+    );
+}
+
+#[test]
 fn status_of_a_shrinking_queue_says_when_it_is_empty() {
     let spool = three();
     // The arrivals are long ago.
@@ -455,6 +471,9 @@ fn events_are_the_mounts_lines() {
     let all = spool.bash("$PROGRAM events $SPOOL --last 1000000").ok();
     assert_eq!(all.lines().count(), 7);
     assert_eq!(spool.bash("$PROGRAM events $SPOOL --last 0").ok(), "");
+    spool.execute("DELETE FROM rs_log WHERE seq < 7");
+    let cut = spool.bash("$PROGRAM events $SPOOL --after 1").ok();
+    assert_eq!(json(&cut)["op"], "lost");
 }
 
 #[test]
