@@ -10,21 +10,27 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::backend::locator::Locator;
 
 mod age;
+mod check;
+mod copy;
 mod demo;
 mod events;
+mod export;
 mod failure;
 mod filter;
 mod format;
 mod health;
 mod helper;
+mod import;
 mod init;
 mod list;
 mod log;
 mod mount;
 mod output;
 mod place;
+mod progress;
 mod reasons;
 mod show;
+mod snapshot;
 mod status;
 mod umount;
 
@@ -52,6 +58,12 @@ enum Command {
     Age(age::Arguments),
     Reasons(reasons::Arguments),
     Events(events::Arguments),
+    Copy(copy::Arguments),
+    Export(export::Arguments),
+    Import(import::Arguments),
+    Snapshot(snapshot::Snapshot),
+    Check(check::Arguments),
+    Compact(snapshot::Compact),
 }
 
 /// The whole command line, as clap knows it: manual pages and completions are made from it.
@@ -87,6 +99,12 @@ pub fn main() -> ExitCode {
         Command::Reasons(arguments) => reasons::run(&arguments),
         Command::Events(arguments) => events::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
+        Command::Copy(arguments) => copy::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
+        Command::Snapshot(arguments) => snapshot::snapshot(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Compact(arguments) => snapshot::compact(&arguments),
     };
     done.unwrap_or_else(Failure::end)
 }

@@ -53,12 +53,14 @@
 
 pub mod backend;
 pub mod cli;
+pub mod datadir;
 pub mod document;
 pub mod fuse;
 pub mod model;
 pub mod newfile;
 pub mod overview;
 pub mod spool;
+pub mod transfer;
 
 pub use backend::{Backend, Context, Error, Factory, StateCounterBackend};
 pub use model::{

@@ -14,3 +14,5 @@ mod support;
 mod filters;
 mod looks;
 mod places;
+mod transfer;
+mod upkeep;
