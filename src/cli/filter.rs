@@ -79,6 +79,11 @@ impl Filters {
         }
     }
 
+    /// What they mean now.
+    pub fn now(&self) -> Filter {
+        self.at(Timestamp::now())
+    }
+
     /// Whether they say what the last error is like.
     pub fn names_error(&self) -> bool {
         self.error.is_some()
