@@ -18,6 +18,7 @@ mod export;
 mod failure;
 mod filter;
 mod format;
+mod generate;
 mod health;
 mod helper;
 mod import;
@@ -50,6 +51,8 @@ enum Command {
     Mount(mount::Arguments),
     Umount(umount::Arguments),
     Health(health::Arguments),
+    #[command(hide = true)]
+    Generate(generate::Arguments),
     Init(init::Arguments),
     Demo(demo::Arguments),
     Status(status::Arguments),
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
