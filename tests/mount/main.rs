@@ -12,6 +12,11 @@ mod moves;
 mod others;
 mod race;
 mod scratch;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the tests of commands and tools use the rest"
+)]
 mod support;
 mod tree;
 mod watched;
