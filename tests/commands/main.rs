@@ -15,6 +15,7 @@ mod changing;
 mod filters;
 mod places;
 mod put;
+mod recipes;
 mod transfer;
 mod undoing;
 mod upkeep;
