@@ -13,6 +13,7 @@ use crate::model::{
     Revision, Stored, Timestamp,
 };
 
+pub mod dir;
 pub mod locator;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

@@ -7,11 +7,13 @@
 mod id;
 mod list;
 mod metadata;
+mod plain;
 mod state;
 mod timestamp;
 
 pub use id::{FileName, InvalidId, MessageId, NAME_MAX};
 pub use list::{MessageListOptions, MessageListResult, SortBy, SortOrder};
 pub use metadata::{MessageMetadata, Stored};
+pub use plain::PlainName;
 pub use state::QueueState;
 pub use timestamp::{Revision, Timestamp};

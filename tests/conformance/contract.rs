@@ -17,6 +17,7 @@ pub use listing::*;
 /// A spool that can be opened, closed and opened again; it ends with this value.
 pub struct Spool {
     open: Box<dyn Fn() -> Box<dyn Backend>>,
+    holds: fn(&str) -> bool,
     _directory: tempfile::TempDir,
 }
 
@@ -27,8 +28,20 @@ impl Spool {
     ) -> Spool {
         Spool {
             open: Box::new(open),
+            holds: |_| true,
             _directory: directory,
         }
+    }
+
+    /// Declares that the store can't hold every ID: it refuses the others as invalid, and has
+    /// none of them.
+    pub fn holding(self, holds: fn(&str) -> bool) -> Spool {
+        Spool { holds, ..self }
+    }
+
+    /// Whether the store can hold this ID.
+    pub fn holds(&self, id: &str) -> bool {
+        (self.holds)(id)
     }
 
     pub fn open(&self) -> Box<dyn Backend> {
