@@ -6,17 +6,26 @@
 //! May fail: with [`Error`], which callers match by variant, never by text.
 //! Must not know: files, FUSE, JSON.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use check::Check;
+
 use crate::model::{
-    InvalidId, MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState,
-    Revision, Stored, Timestamp,
+    Filter, InvalidId, MessageId, MessageListOptions, MessageListResult, MessageMetadata,
+    QueueState, Revision, Stored, Timestamp,
 };
 
+mod audit;
+pub mod check;
 pub mod dir;
 pub mod locator;
+mod selection;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+
+pub use audit::{AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize};
+pub use selection::{Pages, Selected};
 
 /// What every call of a store returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -151,7 +160,8 @@ pub struct StateInfo {
 pub struct Ages {
     /// The earliest Created in it; `None` in an empty state.
     pub oldest: Option<Timestamp>,
-    /// The earliest NextRetry in it that is not "never"; `None` where there is none.
+    /// Of `deferred`, the earliest NextRetry that is not "never"; `None` where there is none, and
+    /// of every other state: nothing waits for a retry there.
     pub next_due: Option<Timestamp>,
 }
 
@@ -181,8 +191,9 @@ pub struct Changes {
     pub changes: Vec<Change>,
     /// Where to go on from.
     pub cursor: u64,
-    /// Changes were missed: the log no longer has what followed the caller's cursor, or was begun
-    /// anew. Whatever was remembered of the store has to be read again.
+    /// Changes were missed: the log no longer has what followed the caller's cursor, was begun
+    /// anew, or was found to have been gone around. Whatever was remembered of the store has to be
+    /// read again. `changes` is empty then.
     pub lost: bool,
 }
 
@@ -271,6 +282,11 @@ pub trait Backend: Send + Sync {
     /// This store's feed of changes, if it knows what other writers do.
     fn change_feed(&self) -> Option<&dyn ChangeFeed>;
 
+    /// This store's audit log, if it keeps one.
+    fn audit(&self) -> Option<&dyn AuditLog> {
+        None
+    }
+
     /// The message of that ID with its revision, or `None`.
     fn get(&self, ctx: &Context, id: &MessageId) -> Result<Option<Stored>>;
 
@@ -333,6 +349,36 @@ pub trait Backend: Send + Sync {
         limit: usize,
     ) -> Result<Vec<(MessageId, Result<Stored>)>>;
 
+    /// The messages of the state that the filter means, after `after` and in the order of IDs, each
+    /// with the revision that was looked at: at most `limit` of them. One call looks at a bounded
+    /// number of messages, so it may give few or none and still say where to go on. Only what the
+    /// filter looks at is read: a message whose headers can't be read is
+    /// [unreadable](Selected::unreadable) at most to a filter that names headers.
+    fn select(
+        &self,
+        ctx: &Context,
+        state: QueueState,
+        filter: &Filter,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Selected<(MessageId, Revision)>> {
+        let found = self.select_stored(ctx, state, filter, after, limit)?;
+        Ok(found.map(|stored| (stored.metadata.id, stored.revision)))
+    }
+
+    /// Like [`select`](Backend::select), with all that is stored of each message.
+    fn select_stored(
+        &self,
+        ctx: &Context,
+        state: QueueState,
+        filter: &Filter,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Selected<Stored>> {
+        let scanned = self.scan_stored(ctx, state, after, limit)?;
+        Ok(Selected::of(filter, scanned, limit))
+    }
+
     /// The state's count and the time of its last change.
     fn state_info(&self, ctx: &Context, state: QueueState) -> Result<StateInfo>;
 
@@ -350,6 +396,48 @@ pub trait Backend: Send + Sync {
 
     /// The disk or service that the store is on.
     fn space(&self) -> Result<Space>;
+
+    /// Looks at everything that has to hold in the store, beside its writers, and mends what it
+    /// can if that is asked for. Where something was mended past the feed, the feed says that
+    /// changes were missed ([`Changes::lost`]).
+    fn check(&self, ctx: &Context, check: &mut Check<'_>) -> Result<()> {
+        check::by_contract(self, ctx, check)
+    }
+
+    /// Looks for what other programs changed past this store's notice, in short steps beside its
+    /// writers, and takes account of it as a repairing [`check`](Backend::check) does. Gives how
+    /// much there was. `going` is asked between steps, with a pause after each; `false` ends it.
+    fn recount(&self, ctx: &Context, going: &dyn Fn() -> bool) -> Result<u64> {
+        let _ = (ctx, going);
+        Ok(0)
+    }
+
+    /// Writes the store as it is at one moment to a new file, of mode 0600, that can be opened as
+    /// a store; beside its writers, who need not wait. The file is there whole, and on the disk,
+    /// or not at all. `going` is asked now and then; `false` ends it with [`Error::Busy`].
+    fn snapshot(
+        &self,
+        ctx: &Context,
+        file: &Path,
+        going: &(dyn Fn() -> bool + Sync),
+    ) -> Result<()> {
+        let _ = (ctx, file, going);
+        Err(Error::Unavailable(
+            "this kind of store makes no snapshots; `retryspoolfs copy` copies it to one that does"
+                .into(),
+        ))
+    }
+
+    /// The store as it was at one moment during the call, for reading; `None` if this kind of
+    /// store can't give that.
+    fn frozen(
+        &self,
+        ctx: &Context,
+        going: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Box<dyn Backend>>> {
+        let _ = (ctx, going);
+        Ok(None)
+    }
 }
 
 /// A [`Backend`] that counts fast.

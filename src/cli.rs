@@ -1,19 +1,26 @@
 //! The command line: one file a subcommand, and no logic that the library lacks.
 //!
-//! Owns: what is printed, and the exit codes: 0 done, 1 failure, 2 usage.
+//! Owns: what is printed, and the exit codes (see [`failure`]).
 
 use std::ffi::OsStr;
-use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::backend::locator::Locator;
 
 mod demo;
+mod failure;
+mod filter;
 mod init;
+mod list;
 mod log;
 mod mount;
+mod output;
+mod place;
+mod show;
+
+use failure::Failure;
 
 /// RetrySpool's message queue as a directory: ls, cat, mv and jq are its admin tools.
 #[derive(Parser, Debug)]
@@ -24,14 +31,19 @@ struct Cli {
 }
 
 #[derive(Subcommand, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a process has one")]
 enum Command {
     Mount(mount::Arguments),
     Init(init::Arguments),
     Demo(demo::Arguments),
+    List(list::Arguments),
+    Show(show::Arguments),
 }
 
-/// Why a command failed: one line, printed behind the program's name.
-type Failure = String;
+/// The whole command line, as clap knows it: manual pages and completions are made from it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
@@ -44,19 +56,15 @@ pub fn main() -> ExitCode {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::List(arguments) => list::run(&arguments),
+        Command::Show(arguments) => show::run(&arguments),
     };
-    match done {
-        Ok(code) => code,
-        Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "retryspoolfs: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    done.unwrap_or_else(Failure::end)
 }
 
 /// Where the user says that the spool is.
 fn locator(text: &OsStr) -> Result<Locator, Failure> {
-    Locator::parse(text).map_err(|error| format!("{}: {error}", text.display()))
+    Locator::parse(text).map_err(|error| format!("{}: {error}", text.display()).into())
 }
 
 /// Opens /dev/null where a standard stream is closed: a file of ours that got its number would be

@@ -23,6 +23,7 @@ use crate::spool::{self, Attr, Caller, DirEntry, OpenMode, Refusal, Spool, Valid
 use options::MountOptions;
 
 mod kernel;
+pub mod mounts;
 pub mod options;
 pub mod session;
 

@@ -56,6 +56,7 @@ pub mod cli;
 pub mod document;
 pub mod fuse;
 pub mod model;
+pub mod newfile;
 pub mod spool;
 
 pub use backend::{Backend, Context, Error, Factory, StateCounterBackend};

@@ -16,6 +16,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 use parking_lot::{Condvar, Mutex};
@@ -45,6 +46,9 @@ use lock::Locks;
 use log::Log;
 use place::Place;
 use watch::Watch;
+
+/// How long every caller waits for the follower.
+const SHORT: Duration = Duration::from_millis(200);
 
 /// Makes stores over one directory.
 ///
@@ -166,7 +170,14 @@ struct Directory {
 }
 
 impl Directory {
-    /// A message is as it was just seen, or gone; `before` is what a change of ours found.
+    /// A message was seen like that, or nowhere. Nobody is told before somebody listens.
+    fn observe(&self, id: &MessageId, now: Option<&Stored>) {
+        if self.known.lock().index.is_some() {
+            self.note(id, now, None, None);
+        }
+    }
+
+    /// A message is like that since a change: one of ours, which found it as `before` says.
     fn note(
         &self,
         id: &MessageId,
@@ -265,12 +276,12 @@ impl DirBackend {
     fn read<T>(&self, ctx: &Context, read: impl FnOnce(&Index, &Log) -> T) -> Result<T> {
         let directory = self.enter()?;
         directory.place.check()?;
-        let busy = || Error::Busy("the directory is being read for the first time".into());
+        let busy = || Error::Busy("the directory is being read, and has many messages".into());
         {
-            let mut watch = directory
-                .watch
-                .try_lock_until(ctx.deadline())
-                .ok_or_else(busy)?;
+            // A caller that does not want to wait does not find it busy only because the follower
+            // takes in a change just now.
+            let until = ctx.deadline().max(Instant::now() + SHORT);
+            let mut watch = directory.watch.try_lock_until(until).ok_or_else(busy)?;
             match &mut *watch {
                 Some(watch) => directory.catch_up(watch)?,
                 None => {

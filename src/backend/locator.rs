@@ -46,6 +46,8 @@ pub struct OpenOptions {
     pub create: bool,
     /// Bring every change to the disk before its call returns.
     pub sync: bool,
+    /// Make what is missing of the spool's own tables again.
+    pub repair: bool,
 }
 
 impl Locator {
@@ -105,6 +107,26 @@ impl Locator {
         self.open_with(options, None)
     }
 
+    /// Gives the space of removed messages back to the disk, of a spool that nobody has open; its
+    /// bytes before and after. [`Error::Busy`] if somebody has. `going` is asked now and then;
+    /// `false` ends it, with the spool as it was.
+    pub fn compact(&self, going: &(dyn Fn() -> bool + Sync)) -> Result<(u64, u64)> {
+        match self {
+            // Removed messages' files have gone, and the filesystem has their space.
+            Locator::Dir(path) => {
+                super::dir::DirFactory::new(path).open()?;
+                Ok((0, 0))
+            }
+            #[cfg(feature = "sqlite")]
+            Locator::Sqlite(path) => super::sqlite::compact(path, going),
+            #[cfg(not(feature = "sqlite"))]
+            Locator::Sqlite(_) => {
+                let _ = going;
+                Err(Error::Unavailable("this build has no SQLite store".into()))
+            }
+        }
+    }
+
     /// Opens the store; `progress` hears how far the preparation of a large file is.
     pub fn open_with(
         &self,
@@ -130,7 +152,10 @@ impl Locator {
                     true => SqliteFactory::create_if_missing(path),
                     false => SqliteFactory::new(path),
                 };
-                let factory = factory.read_only(options.read_only).sync(options.sync);
+                let factory = factory
+                    .read_only(options.read_only)
+                    .sync(options.sync)
+                    .repair(options.repair);
                 match progress {
                     Some(progress) => factory.on_progress(progress).create(),
                     None => factory.create(),

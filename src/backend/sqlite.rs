@@ -4,28 +4,34 @@
 //! Owns: the store's life, from a path to its end; which call goes to the writer and which to the
 //! readers.
 //! May fail: with [`Error`]; see each call's contract at [`Backend`].
-//! Must not know: documents, files of a mount.
+//! Must not know: files of a mount.
 //!
 //! The parts: `schema` (the tables), `open` (which files are accepted), `prepare` (a RetrySpool
 //! file's first time), `reserve` (room for a full disk), `change` and `writer` (what is written, and how writes share a commit),
-//! `reader`, `views` and `row` (what is read), `feed` (what changed), `flush` (what is on the disk), `error`.
+//! `reader`, `views` and `row` (what is read), `feed` (what changed), `audit` (who changed it),
+//! `flush` (what is on the disk), `recount` and `check` (whether all of it agrees), `snapshot` (a
+//! copy of one moment), `error`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 
+use super::check::Check;
 use super::locator::Progress;
 use super::{
-    Ages, Backend, ChangeFeed, Context, Error, Factory, Result, Space, StateCounterBackend,
-    StateInfo,
+    Ages, AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize, Backend, ChangeFeed, Context,
+    Error, Factory, Result, Selected, Space, StateCounterBackend, StateInfo,
 };
 use crate::model::{
-    MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState, Revision,
-    Stored, Timestamp,
+    Filter, MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState,
+    Revision, Stored, Timestamp,
 };
+use crate::newfile::NewFile;
 
+mod audit;
 mod change;
+mod check;
 mod error;
 #[doc(hidden)]
 pub mod faults;
@@ -34,10 +40,12 @@ mod flush;
 mod open;
 mod prepare;
 mod reader;
+mod recount;
 mod reserve;
 mod row;
 #[doc(hidden)]
 pub mod schema;
+mod snapshot;
 mod views;
 mod writer;
 
@@ -47,8 +55,11 @@ use feed::Feed;
 use flush::Flusher;
 use open::{Access, Place};
 use reader::Readers;
+use recount::Walk;
 use schema::Verdict;
 use writer::Writer;
+
+pub use snapshot::compact;
 
 /// Makes stores over one SQLite file.
 ///
@@ -66,6 +77,7 @@ pub struct SqliteFactory {
     create: bool,
     read_only: bool,
     sync: bool,
+    repair: bool,
     on_progress: Option<Progress>,
 }
 
@@ -77,6 +89,7 @@ impl SqliteFactory {
             create: false,
             read_only: false,
             sync: false,
+            repair: false,
             on_progress: None,
         }
     }
@@ -98,6 +111,13 @@ impl SqliteFactory {
     /// Whether every change is on the disk when its call returns.
     pub fn sync(mut self, sync: bool) -> SqliteFactory {
         self.sync = sync;
+        self
+    }
+
+    /// Whether a file that lacks parts of what this program keeps in it gets them again, and is
+    /// opened. Counts may have to be taken anew then: see [`Backend::check`].
+    pub fn repair(mut self, repair: bool) -> SqliteFactory {
+        self.repair = repair;
         self
     }
 
@@ -144,6 +164,8 @@ pub struct SqliteBackend {
     /// `None` for a file that has no log.
     feed: Option<Feed>,
     faults: Arc<Faults>,
+    /// The file itself, of a store over a copy that ends with it.
+    temporary: Option<NewFile>,
     /// Whether the store is open. Every call holds it for reading, and closing for writing.
     is_open: RwLock<bool>,
 }
@@ -154,11 +176,25 @@ impl SqliteBackend {
             open::touch(&options.path)?;
         }
         let place = Place::find(&options.path)?;
-        let verdict = open::examine(&place)?;
+        let mut verdict = open::examine(&place)?;
+        if let (Verdict::Damaged(lost), true) = (&verdict, options.repair && !options.read_only) {
+            tracing::info!("{}: {lost} is made anew", place.path().display());
+            open::connect(&place, Access::Write { durable: true })
+                .and_then(|conn| schema::mend(&conn))
+                .map_err(error::from_sqlite)?;
+            verdict = open::examine(&place)?;
+        }
         match &verdict {
             Verdict::Refused(why) => {
                 let path = place.path().display();
                 return Err(Error::Unavailable(format!("{path} is not opened: {why}")));
+            }
+            Verdict::Damaged(lost) => {
+                let path = place.path().display();
+                return Err(Error::Corrupt(format!(
+                    "{path} is not opened: {lost} is missing from it; RetrySpool's table is whole, and \
+                     the rest is made again by `retryspoolfs check --repair {path}`"
+                )));
             }
             Verdict::Empty if !options.create || options.read_only => {
                 return Err(open::missing(place.path()));
@@ -182,8 +218,17 @@ impl SqliteBackend {
             place,
             writer,
             faults,
+            temporary: None,
             is_open: RwLock::new(true),
         })
+    }
+
+    /// How a connection for reading alone is opened.
+    fn reading(&self) -> Access {
+        match &self.writer {
+            Some(_) => Access::Read,
+            None => Access::ReadOnly,
+        }
     }
 
     /// What the store has done since it was opened.
@@ -217,6 +262,15 @@ impl SqliteBackend {
             Some(writer) => writer.submit(change, ctx),
             None => Err(Error::ReadOnly),
         }
+    }
+
+    fn read<T>(
+        &self,
+        ctx: &Context,
+        query: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let _open = self.enter()?;
+        self.readers.run(ctx.deadline(), query)
     }
 
     /// Runs a query that needs every row in its bucket.
@@ -264,7 +318,9 @@ fn writer(
         Verdict::Ready => schema::migrate(&conn).map_err(error::from_sqlite)?,
         Verdict::Unprepared => prepare::prepare(&conn, options.on_progress.as_ref())?,
         // Refused before.
-        Verdict::Refused(why) => return Err(Error::Unavailable(why.clone())),
+        Verdict::Refused(why) | Verdict::Damaged(why) => {
+            return Err(Error::Unavailable(why.clone()));
+        }
     }
     reserve::reserve(&conn, place);
     open::sync_directory(place)?;
@@ -316,17 +372,17 @@ impl Backend for SqliteBackend {
         self.feed.as_ref().map(|feed| feed as &dyn ChangeFeed)
     }
 
+    fn audit(&self) -> Option<&dyn AuditLog> {
+        // A file that was never prepared has no side tables at all.
+        self.feed.as_ref().map(|_| self as &dyn AuditLog)
+    }
+
     fn get(&self, ctx: &Context, id: &MessageId) -> Result<Option<Stored>> {
-        let _open = self.enter()?;
-        self.readers
-            .run(ctx.deadline(), |conn| reader::get(conn, id))?
-            .transpose()
+        self.read(ctx, |conn| reader::get(conn, id))?.transpose()
     }
 
     fn locate(&self, ctx: &Context, id: &MessageId) -> Result<Option<QueueState>> {
-        let _open = self.enter()?;
-        self.readers
-            .run(ctx.deadline(), |conn| reader::locate(conn, id))
+        self.read(ctx, |conn| reader::locate(conn, id))
     }
 
     fn insert(&self, ctx: &Context, metadata: &MessageMetadata) -> Result<Revision> {
@@ -393,6 +449,32 @@ impl Backend for SqliteBackend {
         self.read_settled(ctx, |conn| reader::scan_stored(conn, state, after, limit))
     }
 
+    fn select(
+        &self,
+        ctx: &Context,
+        state: QueueState,
+        filter: &Filter,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Selected<(MessageId, Revision)>> {
+        self.read_settled(ctx, |conn| {
+            reader::select(conn, state, filter, after, limit)
+        })
+    }
+
+    fn select_stored(
+        &self,
+        ctx: &Context,
+        state: QueueState,
+        filter: &Filter,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<Selected<Stored>> {
+        self.read_settled(ctx, |conn| {
+            reader::select_stored(conn, state, filter, after, limit)
+        })
+    }
+
     fn state_info(&self, ctx: &Context, state: QueueState) -> Result<StateInfo> {
         self.read_settled(ctx, |conn| reader::state_info(conn, state))
     }
@@ -402,10 +484,7 @@ impl Backend for SqliteBackend {
     }
 
     fn was_revision(&self, ctx: &Context, id: &MessageId, updated: Timestamp) -> Result<bool> {
-        let _open = self.enter()?;
-        self.readers.run(ctx.deadline(), |conn| {
-            reader::was_revision(conn, id, updated)
-        })
+        self.read(ctx, |conn| reader::was_revision(conn, id, updated))
     }
 
     fn sync(&self, ctx: &Context) -> Result<()> {
@@ -417,9 +496,75 @@ impl Backend for SqliteBackend {
         let _open = self.enter()?;
         open::space(&self.place)
     }
+
+    fn check(&self, ctx: &Context, check: &mut Check<'_>) -> Result<()> {
+        self.check_all(ctx, check)
+    }
+
+    fn recount(&self, ctx: &Context, going: &dyn Fn() -> bool) -> Result<u64> {
+        let Some(writer) = &self.writer else {
+            return Ok(0);
+        };
+        let walk = Walk {
+            readers: &self.readers,
+            writer: Some(writer),
+            ctx,
+            going,
+            gently: true,
+        };
+        let shown = self.place.path().display();
+        walk.run(&mut |what| tracing::warn!("{shown}: {what}; it is counted anew"))
+    }
+
+    fn snapshot(&self, _: &Context, file: &Path, going: &(dyn Fn() -> bool + Sync)) -> Result<()> {
+        let _open = self.enter()?;
+        snapshot::write(&self.place, self.reading(), file, going)
+    }
+
+    fn frozen(
+        &self,
+        _: &Context,
+        going: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Box<dyn Backend>>> {
+        let _open = self.enter()?;
+        let frozen = snapshot::freeze(&self.place, self.reading(), going)?;
+        Ok(Some(Box::new(frozen)))
+    }
 }
 
 impl StateCounterBackend for SqliteBackend {}
+
+impl AuditLog for SqliteBackend {
+    fn entries(
+        &self,
+        ctx: &Context,
+        query: &AuditQuery,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<AuditEntry>> {
+        self.read(ctx, |conn| audit::entries(conn, query, after, limit))
+    }
+
+    fn old_document(&self, ctx: &Context, seq: u64) -> Result<Option<String>> {
+        self.read(ctx, |conn| audit::old_document(conn, seq))
+    }
+
+    fn size(&self, ctx: &Context) -> Result<AuditSize> {
+        self.read(ctx, audit::size)
+    }
+
+    fn limits(&self, ctx: &Context) -> Result<AuditLimits> {
+        self.read(ctx, audit::limits)
+    }
+
+    fn set_limits(&self, ctx: &Context, limits: AuditLimits) -> Result<()> {
+        self.change(ctx, Change::Limit(limits))?;
+        while self.read(ctx, audit::is_overdue)? {
+            self.change(ctx, Change::Trim)?;
+        }
+        Ok(())
+    }
+}
 
 impl Drop for SqliteBackend {
     fn drop(&mut self) {

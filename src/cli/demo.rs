@@ -40,7 +40,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             database.display(),
             database.display(),
             mountpoint.display()
-        )));
+        ))
+        .into());
     }
     let options = OpenOptions {
         create: true,

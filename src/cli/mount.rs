@@ -56,6 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             read_only: options.read_only,
             create: options.create,
             sync: options.sync,
+            ..OpenOptions::default()
         })
         .map_err(|error| format!("mount {locator}: {error}"))?;
     let mount = Mount {

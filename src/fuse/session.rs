@@ -16,6 +16,7 @@ use signal_hook::iterator::Signals;
 
 use super::Adapter;
 use super::kernel::Kernel;
+use super::mounts;
 use super::options::MountOptions;
 use crate::backend::Backend;
 use crate::spool::{Follower, Options, Ownership, Spool};
@@ -63,47 +64,13 @@ pub fn check_mountpoint(mountpoint: &Path) -> Result<PathBuf, Failure> {
     }
     let path =
         fs::canonicalize(mountpoint).map_err(|error| format!("mountpoint {shown}: {error}"))?;
-    if let Some(source) = mounted_at(&path) {
+    if let Some(source) = mounts::source_at(&path) {
         return Err(format!(
-            "{shown} is mounted already, with {source}; unmount it first: umount {shown}"
+            "{shown} is mounted already, with {}; unmount it first: umount {shown}",
+            source.display()
         ));
     }
     Ok(path)
-}
-
-/// The source of this program's mount at that path, if there is one.
-fn mounted_at(path: &Path) -> Option<String> {
-    let table = fs::read("/proc/self/mountinfo").ok()?;
-    let wanted = escaped(path.as_os_str().as_bytes());
-    let mut found = None;
-    for line in table.split(|byte| *byte == b'\n') {
-        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-        let dash = fields.iter().position(|field| *field == b"-");
-        if let (Some(target), Some(dash)) = (fields.get(4), dash)
-            && *target == wanted
-        {
-            // The last one lies on top.
-            let kind = fields.get(dash + 1).copied().unwrap_or_default();
-            let source = fields.get(dash + 2).copied().unwrap_or_default();
-            found = (kind == b"fuse.retryspoolfs")
-                .then(|| String::from_utf8_lossy(source).into_owned());
-        }
-    }
-    found
-}
-
-/// As the kernel's mount tables write a path.
-fn escaped(path: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(path.len());
-    for byte in path {
-        match byte {
-            b' ' | b'\t' | b'\n' | b'\\' | b'#' => {
-                out.extend_from_slice(format!("\\{byte:03o}").as_bytes());
-            }
-            _ => out.push(*byte),
-        }
-    }
-    out
 }
 
 impl Mount {

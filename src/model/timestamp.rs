@@ -82,6 +82,26 @@ impl Timestamp {
             .unwrap_or(Self::MAX)
     }
 
+    /// The time that lies `by` earlier, or the first of the year 1.
+    pub fn saturating_sub(self, by: Duration) -> Timestamp {
+        let borrow = self.nanos < by.subsec_nanos();
+        let nanos = self.nanos + u32::from(borrow) * 1_000_000_000 - by.subsec_nanos();
+        let seconds = i64::try_from(by.as_secs())
+            .ok()
+            .and_then(|s| self.seconds.checked_sub(s))
+            .and_then(|s| s.checked_sub(borrow.into()));
+        seconds
+            .and_then(|s| Timestamp::new(s, nanos))
+            .unwrap_or(Self::ZERO)
+    }
+
+    /// How long after `earlier` this is; nothing if it is not later.
+    pub fn since(self, earlier: Timestamp) -> Duration {
+        let span = |time: Timestamp| SignedDuration::new(time.seconds, time.nanos as i32);
+        let span = span(self) - span(earlier);
+        Duration::try_from(span).unwrap_or(Duration::ZERO)
+    }
+
     /// Reads RFC 3339: `2026-11-23T10:15:00Z`, with a fraction of at most nine digits, with `Z`
     /// or an offset. `None` for anything else, also for a time without a zone.
     pub fn parse(text: &str) -> Option<Timestamp> {
@@ -309,5 +329,22 @@ mod tests {
             Timestamp::new(8, 1).unwrap()
         );
         assert_eq!(Timestamp::MAX.saturating_add(Duration::MAX), Timestamp::MAX);
+    }
+
+    #[test]
+    fn earlier_and_later() {
+        let time = Timestamp::new(7, 1).unwrap();
+        let two = Duration::from_nanos(2);
+        let earlier = Timestamp::new(6, 999_999_999).unwrap();
+        assert_eq!(time.saturating_sub(two), earlier);
+        assert_eq!(
+            (time.since(earlier), earlier.since(time)),
+            (two, Duration::ZERO)
+        );
+        assert_eq!(time.saturating_sub(Duration::MAX), Timestamp::ZERO);
+        assert_eq!(
+            Timestamp::MAX.since(Timestamp::ZERO).subsec_nanos(),
+            999_999_999
+        );
     }
 }

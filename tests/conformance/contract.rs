@@ -6,12 +6,16 @@ use retryspoolfs::{
     Backend, Context, MessageId, MessageListOptions, MessageMetadata, QueueState, Timestamp,
 };
 
+mod audit;
 mod calls;
 mod changes;
+mod feed;
 mod listing;
 
+pub use audit::*;
 pub use calls::*;
 pub use changes::*;
+pub use feed::*;
 pub use listing::*;
 
 /// A spool that can be opened, closed and opened again; it ends with this value.
@@ -73,6 +77,8 @@ macro_rules! conformance {
             ages_are_the_oldest_and_the_next_due
             scan_pages_in_byte_order
             scan_stored_gives_what_get_gives
+            a_selection_is_what_the_filter_means
+            a_selection_goes_on_from_its_cursor
             listings_page_and_sort
             listings_filter_by_since
             a_limit_of_zero_counts
@@ -84,6 +90,19 @@ macro_rules! conformance {
             one_of_two_racing_movers_wins
             one_of_two_racing_inserters_wins
             one_of_two_racing_editors_wins
+            a_feed_tells_each_change_once_and_in_order
+            a_feed_gives_pages_that_meet
+            a_feed_waits_for_a_change_and_no_longer_than_its_deadline
+            a_cursor_of_another_log_is_lost
+        }
+    };
+    // Those of a store that keeps an audit log.
+    (audit $store:ident, $spool:path) => {
+        $crate::contract::conformance! { @ $store, $spool,
+            the_audit_log_tells_who_changed_what
+            the_audit_log_keeps_what_was_replaced
+            the_audit_log_is_searched
+            the_audit_log_is_bounded
         }
     };
     (@ $store:ident, $spool:path, $($case:ident)*) => {

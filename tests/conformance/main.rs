@@ -8,6 +8,7 @@ mod dir;
 mod sqlite;
 
 contract::conformance!(sqlite_contract, crate::sqlite::support::spool);
+contract::conformance!(audit sqlite_audit, crate::sqlite::support::spool);
 contract::conformance!(dir_contract, crate::dir::support::spool);
 contract::conformance!(
     dir_without_inotify_contract,

@@ -65,8 +65,12 @@ impl Directory {
         })
     }
 
+    /// Looks where the message is. What somebody else did with it is told before what is done now.
     fn look(&self, step: &Step) -> Result<Everywhere> {
-        everywhere(&self.place, step.id, &step.name)
+        let seen = everywhere(&self.place, step.id, &step.name)?;
+        let stored = seen.best.as_ref().map(|found| &found.stored);
+        self.observe(step.id, stored);
+        Ok(seen)
     }
 
     /// See [`Backend::insert`](crate::Backend::insert).
@@ -444,14 +448,7 @@ impl Directory {
         for double in self.look(&step)?.doubles {
             self.set_aside(self.place.to(double)?, &step.name)?;
         }
-        let seen = self.look(&step)?;
-        self.note(
-            id,
-            seen.best.as_ref().map(|found| &found.stored),
-            None,
-            None,
-        );
-        Ok(())
+        self.look(&step).map(drop)
     }
 
     /// Writes the directory's state into a document that names another one: RetrySpool would

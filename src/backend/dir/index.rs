@@ -42,6 +42,10 @@ impl From<Packed> for Timestamp {
     }
 }
 
+fn to_the_second(time: Packed) -> Option<Timestamp> {
+    Timestamp::new(Timestamp::from(time).seconds(), 0)
+}
+
 impl Packed {
     /// In an order with numbers of other fields.
     fn key(self) -> i128 {
@@ -158,13 +162,11 @@ impl Index {
     pub fn ages(&self, state: QueueState) -> Ages {
         let entries = || self.states[at(state)].values();
         let never = Packed::from(Timestamp::ZERO);
+        let waits = |_: &Packed| state == QueueState::Deferred;
+        let due = entries().map(|e| e.next_retry).filter(waits);
         Ages {
-            oldest: entries().map(|e| e.created).min().map(Timestamp::from),
-            next_due: entries()
-                .map(|e| e.next_retry)
-                .filter(|due| *due > never)
-                .min()
-                .map(Timestamp::from),
+            oldest: entries().map(|e| e.created).min().and_then(to_the_second),
+            next_due: due.filter(|due| *due > never).min().and_then(to_the_second),
         }
     }
 

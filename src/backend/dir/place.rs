@@ -252,7 +252,7 @@ impl Place {
             0x6573_5546, // FUSE
         ];
         nix::sys::statfs::fstatfs(&self.base)
-            .is_ok_and(|found| REMOTE.contains(&(found.filesystem_type().0 as i64)))
+            .is_ok_and(|found| REMOTE.contains(&(found.filesystem_type().0)))
     }
 }
 

@@ -295,12 +295,8 @@ impl Directory {
             .as_ref()
             .is_some_and(|found| !found.names_its_state);
         note_since(&mut watch.misnamed, &id, misnamed);
-        self.note(
-            &id,
-            seen.best.as_ref().map(|found| &found.stored),
-            None,
-            None,
-        );
+        let stored = seen.best.as_ref().map(|found| &found.stored);
+        self.observe(&id, stored);
         Ok(())
     }
 

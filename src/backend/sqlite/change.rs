@@ -8,8 +8,9 @@
 
 use rusqlite::{Connection, OptionalExtension, named_params};
 
-use super::{row, schema};
-use crate::backend::{Actor, Error, Result};
+use super::recount::Mend;
+use super::{audit, row, schema};
+use crate::backend::{AuditLimits, Error, Result};
 use crate::model::{MessageId, MessageMetadata, QueueState, Revision, Timestamp};
 
 /// What a caller gets: the revision that its change made.
@@ -46,7 +47,19 @@ pub enum Change {
     },
     /// Moves doubtful rows to the bucket they belong to; the answer means nothing.
     Settle,
+    /// Takes account of what was changed past the triggers; the answer means nothing.
+    Mend(Mend),
+    /// `set_limits` of the audit log; the answer means nothing.
+    Limit(AuditLimits),
+    /// Removes some of what the audit log keeps no longer; the answer means nothing.
+    Trim,
 }
+
+/// The answer of what is no change of a message.
+const NO_REVISION: Answer = Ok(Revision {
+    updated: Timestamp::ZERO,
+    tag: 0,
+});
 
 /// How many doubtful rows one [`Change::Settle`] moves: about a millisecond's worth.
 const SETTLED_AT_ONCE: u32 = 64;
@@ -57,6 +70,14 @@ impl Change {
         matches!(
             self,
             Change::Store(_) | Change::Update(_) | Change::Insert(_) | Change::Replace { .. }
+        )
+    }
+
+    /// Whether it is a change of a message, which the audit log tells of.
+    pub fn is_audited(&self) -> bool {
+        !matches!(
+            self,
+            Change::Settle | Change::Mend(_) | Change::Limit(_) | Change::Trim
         )
     }
 
@@ -74,7 +95,10 @@ impl Change {
             } => replace(conn, *from, *seen, metadata),
             Change::Relocate { id, from, to } => relocate(conn, id, *from, *to),
             Change::Remove { id, from, seen } => remove(conn, id, *from, *seen),
-            Change::Settle => settle_some(conn).map(|()| Ok(Timestamp::ZERO.into())),
+            Change::Settle => settle_some(conn).map(|()| NO_REVISION),
+            Change::Mend(mend) => mend.run(conn).map(|()| NO_REVISION),
+            Change::Limit(limits) => audit::set_limits(conn, *limits).map(|()| NO_REVISION),
+            Change::Trim => audit::trim(conn).map(|()| NO_REVISION),
         }
     }
 }
@@ -376,20 +400,21 @@ fn made(
         conn.prepare_cached("UPDATE rs_log SET nanos = ?2 WHERE seq = ?1")?
             .execute((made.seq, proposed.nanos()))?;
     }
-    if revision != made.revision || exact.created.is_some() || exact.retry.is_some() {
+    if revision != made.revision {
+        conn.prepare_cached("UPDATE rs_message SET nanos = ?3 WHERE state = ?1 AND id = ?2")?
+            .execute((made.bucket, id.as_str(), revision.updated.nanos()))?;
+    }
+    if exact.created.is_some() || exact.retry.is_some() {
+        // The triggers have set the seconds.
         conn.prepare_cached(
-            "UPDATE rs_message SET nanos = ?3, \
-             created_secs = coalesce(?4, created_secs), created_nanos = coalesce(?5, created_nanos), \
-             retry_secs = coalesce(?6, retry_secs), retry_nanos = coalesce(?7, retry_nanos) \
-             WHERE state = ?1 AND id = ?2",
+            "UPDATE rs_message SET created_nanos = coalesce(?3, created_nanos), \
+             retry_nanos = coalesce(?4, retry_nanos) WHERE state = ?1 AND id = ?2 \
+             AND (created_nanos <> ?3 OR retry_nanos <> ?4)",
         )?
         .execute((
             made.bucket,
             id.as_str(),
-            revision.updated.nanos(),
-            exact.created.map(Timestamp::seconds),
             exact.created.map(Timestamp::nanos),
-            exact.retry.map(Timestamp::seconds),
             exact.retry.map(Timestamp::nanos),
         ))?;
     }
@@ -399,21 +424,11 @@ fn made(
     Ok(revision)
 }
 
-/// Says in the log who asked for the change just made.
-pub fn sign(conn: &Connection, actor: &Actor) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "UPDATE rs_log SET uid = ?1, pid = ?2, command = ?3 \
-         WHERE seq = (SELECT max(seq) FROM rs_log)",
-    )?
-    .execute((actor.uid, actor.pid, &actor.command))
-    .map(drop)
-}
-
 /// Moves a doubtful row to its bucket; its revision stays. A side row without a message (another
 /// program wrote without the triggers) must not stay doubtful either.
-const SETTLE: &str = "INSERT INTO rs_log (id, old, new, secs, nanos, at_ms) \
+const SETTLE: &str = "INSERT INTO rs_log (id, old, new, secs, nanos, at_ms, created, retry) \
      SELECT r.id, 7, CASE WHEN ?2 AND m.state IN (0, 1, 2, 3, 4, 5) THEN m.state ELSE 6 END, r.secs, r.nanos, \
-     CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) \
+     CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER), r.created_secs, r.retry_secs \
      FROM rs_message r LEFT JOIN messages m ON m.id = r.id WHERE r.state = 7 AND r.id = ?1";
 
 /// This ID's row is no longer doubtful: a [`MessageId`] can always be a file's name.

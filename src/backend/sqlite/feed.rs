@@ -11,7 +11,7 @@ use rusqlite::Connection;
 
 use super::error::from_sqlite;
 use super::open::{self, Access, Place};
-use super::row;
+use super::{row, schema};
 use crate::backend::{Actor, Change, ChangeFeed, Changes, Context, Error, Result};
 use crate::model::{MessageId, QueueState, Timestamp};
 
@@ -55,7 +55,11 @@ impl Feed {
         };
     }
 
-    fn run<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+    fn run<T>(
+        &self,
+        ctx: &Context,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
         let mut state = self.connection.lock();
         if state.closed {
             return Err(Error::Closed);
@@ -70,26 +74,30 @@ impl Feed {
                 conn
             }
         };
-        let result = query(&conn).map_err(from_sqlite)?;
+        // Readers of a write-ahead log wait for nobody, but while it is recovered or made.
+        let left = ctx.deadline().saturating_duration_since(Instant::now());
+        let result = conn.busy_timeout(left).and_then(|()| query(&conn));
+        let result = result.map_err(from_sqlite)?;
         state.connection = Some(conn);
         Ok(result)
     }
 }
 
 impl ChangeFeed for Feed {
-    fn newest(&self, _ctx: &Context) -> Result<u64> {
-        self.run(newest)
+    fn newest(&self, ctx: &Context) -> Result<u64> {
+        self.run(ctx, newest)
     }
 
     fn changes(&self, ctx: &Context, after: u64, limit: usize) -> Result<Changes> {
         loop {
             // Read before the log is: a commit between the two is found by the next look.
-            let (version, found) =
-                self.run(|conn| Ok((data_version(conn)?, read(conn, after, limit)?)))?;
+            let (version, found) = self.run(ctx, |conn| {
+                Ok((data_version(conn)?, read(conn, after, limit)?))
+            })?;
             if found.lost || found.cursor != after {
                 return Ok(found);
             }
-            while self.run(data_version)? == version {
+            while self.run(ctx, data_version)? == version {
                 let left = ctx.deadline().saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     return Ok(found);
@@ -122,12 +130,35 @@ fn actor(row: &rusqlite::Row) -> rusqlite::Result<Option<Actor>> {
     })
 }
 
+/// The change in a row of seq, id, old, new, secs, nanos, at_ms, uid, pid, command.
+pub fn change(row: &rusqlite::Row, id: MessageId) -> rusqlite::Result<Change> {
+    let state = |at| -> rusqlite::Result<Option<QueueState>> {
+        let bucket: Option<i64> = row.get(at)?;
+        Ok(bucket.and_then(QueueState::from_number))
+    };
+    Ok(Change {
+        seq: row.get::<_, i64>(0)?.max(0) as u64,
+        id,
+        from: state(2)?,
+        to: state(3)?,
+        revision: row::revision(row, 4)?,
+        at: time(row.get(6)?),
+        actor: actor(row)?,
+    })
+}
+
+/// The time of so many milliseconds since 1970.
+pub fn time(ms: i64) -> Timestamp {
+    let nanos = ms.rem_euclid(1000) as u32 * 1_000_000;
+    Timestamp::new(ms.div_euclid(1000), nanos).unwrap_or_default()
+}
+
 /// What follows the cursor. Sequence numbers have no gaps, so a gap is what was trimmed, and a log
-/// that ends before the cursor is another log.
+/// that ends before the cursor is another log. A reset is told by itself, after what came before it.
 fn read(conn: &Connection, after: u64, limit: usize) -> rusqlite::Result<Changes> {
     let mut query = conn.prepare_cached(
-        "SELECT seq, id, old, new, secs, nanos, at_ms, uid, pid, command \
-         FROM rs_log WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+        "SELECT l.seq, l.id, l.old, l.new, l.secs, l.nanos, l.at_ms, a.uid, a.pid, a.command \
+         FROM rs_log l LEFT JOIN rs_audit a ON a.seq = l.seq WHERE l.seq > ?1 ORDER BY l.seq LIMIT ?2",
     )?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut rows = query.query((after as i64, limit))?;
@@ -142,27 +173,25 @@ fn read(conn: &Connection, after: u64, limit: usize) -> rusqlite::Result<Changes
             found.changes.clear();
             break;
         }
+        if row.get::<_, Option<i64>>(2)? == Some(schema::RESET) {
+            if found.cursor == after {
+                return Ok(Changes {
+                    cursor: seq,
+                    lost: true,
+                    ..Changes::default()
+                });
+            }
+            return Ok(found);
+        }
         found.cursor = seq;
-        let state = |at| -> rusqlite::Result<Option<QueueState>> {
-            let bucket: Option<i64> = row.get(at)?;
-            Ok(bucket.and_then(QueueState::from_number))
-        };
-        let (from, to) = (state(2)?, state(3)?);
         // What no directory shows, no one is told of.
         let id = row.get_ref(1)?.as_str().ok();
         let id = id.and_then(|id| id.parse::<MessageId>().ok());
-        if let (Some(id), true) = (id, from.is_some() || to.is_some()) {
-            let ms: i64 = row.get(6)?;
-            let nanos = ms.rem_euclid(1000) as u32 * 1_000_000;
-            found.changes.push(Change {
-                seq,
-                id,
-                from,
-                to,
-                revision: row::revision(row, 4)?,
-                actor: actor(row)?,
-                at: Timestamp::new(ms.div_euclid(1000), nanos).unwrap_or_default(),
-            });
+        if let Some(id) = id {
+            let change = change(row, id)?;
+            if change.from.is_some() || change.to.is_some() {
+                found.changes.push(change);
+            }
         }
     }
     drop(rows);

@@ -148,7 +148,8 @@ fn count(conn: &Connection, after: i64, end: i64) -> rusqlite::Result<()> {
         .collect::<rusqlite::Result<_>>()?;
     let mut counts = [(0, i64::MIN); 8];
     let mut add = conn.prepare_cached(
-        "INSERT INTO rs_message (state, id, secs, nanos) SELECT ?2, id, ?3, 0 FROM messages WHERE rowid = ?1",
+        "INSERT INTO rs_message (state, id, secs, nanos, created_secs, retry_secs) \
+         SELECT ?2, id, ?3, 0, CAST(created AS INTEGER), CAST(next_retry AS INTEGER) FROM messages WHERE rowid = ?1",
     )?;
     for (rowid, bucket, secs) in uncounted {
         add.execute((rowid, bucket, secs))?;

@@ -16,10 +16,10 @@ use rusqlite::{Connection, OptionalExtension};
 use super::error::from_sqlite;
 use super::open::{self, Access, Place};
 use super::{row, views};
-use crate::backend::{Ages, Result, StateInfo};
+use crate::backend::{Ages, Result, Selected, StateInfo};
 use crate::model::{
-    MessageId, MessageListOptions, MessageListResult, QueueState, SortBy, SortOrder, Stored,
-    Timestamp,
+    Filter, MessageId, MessageListOptions, MessageListResult, QueueState, Revision, SortBy,
+    SortOrder, Stored, Timestamp,
 };
 
 /// How many idle connections are kept.
@@ -207,6 +207,16 @@ pub fn scan(
     .collect()
 }
 
+fn scan_stored_sql() -> String {
+    [
+        "SELECT ",
+        row::COLUMNS,
+        ", r.id FROM rs_message r LEFT JOIN messages m ON m.id = r.id \
+         WHERE r.state = ?1 AND r.id > ?2 ORDER BY r.id LIMIT ?3",
+    ]
+    .concat()
+}
+
 /// Messages of a state after a cursor.
 pub fn scan_stored(
     conn: &Connection,
@@ -215,18 +225,86 @@ pub fn scan_stored(
     limit: usize,
 ) -> rusqlite::Result<Vec<(MessageId, Result<Stored>)>> {
     let after = after.map_or("", MessageId::as_str);
-    let sql = [
-        "SELECT ",
-        row::COLUMNS,
-        ", r.id FROM rs_message r LEFT JOIN messages m ON m.id = r.id \
-         WHERE r.state = ?1 AND r.id > ?2 ORDER BY r.id LIMIT ?3",
-    ]
-    .concat();
-    conn.prepare_cached(&sql)?
+    conn.prepare_cached(&scan_stored_sql())?
         .query_map((state.number(), after, limit_of(limit)), |row| {
             Ok((row::id_at(row, 18)?, row::stored(row)?))
         })?
         .collect()
+}
+
+/// How many messages a selection looks at in one call: some 50 ms.
+const LOOKED_AT: i64 = 20_000;
+
+/// See [`Backend::select`](crate::backend::Backend::select).
+pub fn select(
+    conn: &Connection,
+    state: QueueState,
+    filter: &Filter,
+    after: Option<&MessageId>,
+    limit: usize,
+) -> rusqlite::Result<Selected<(MessageId, Revision)>> {
+    // Headers are read only for a filter that names them: they take most of a row's time.
+    let read = match filter.headers.is_empty() {
+        true => row::without_headers,
+        false => row::stored,
+    };
+    let found = choose(conn, state, filter, after, limit, read)?;
+    Ok(found.map(|stored| (stored.metadata.id, stored.revision)))
+}
+
+/// See [`Backend::select_stored`](crate::backend::Backend::select_stored).
+pub fn select_stored(
+    conn: &Connection,
+    state: QueueState,
+    filter: &Filter,
+    after: Option<&MessageId>,
+    limit: usize,
+) -> rusqlite::Result<Selected<Stored>> {
+    choose(conn, state, filter, after, limit, |row| {
+        // Most rows are none of the chosen.
+        if filter.headers.is_empty()
+            && let Ok(stored) = row::without_headers(row)?
+            && !filter.matches(&stored.metadata)
+        {
+            return Ok(Ok(stored));
+        }
+        row::stored(row)
+    })
+}
+
+fn choose(
+    conn: &Connection,
+    state: QueueState,
+    filter: &Filter,
+    after: Option<&MessageId>,
+    limit: usize,
+    read: impl Fn(&rusqlite::Row<'_>) -> rusqlite::Result<Result<Stored>>,
+) -> rusqlite::Result<Selected<Stored>> {
+    let after = after.map_or("", MessageId::as_str);
+    let mut query = conn.prepare_cached(&scan_stored_sql())?;
+    let mut rows = query.query((state.number(), after, LOOKED_AT))?;
+    let mut found = Selected::default();
+    let mut looked_at = 0;
+    while let Some(row) = rows.next()? {
+        looked_at += 1;
+        let message = read(row)?;
+        let chosen = match &message {
+            Ok(stored) => filter.matches(&stored.metadata),
+            Err(_) => true,
+        };
+        let full = chosen && found.messages.len() + 1 >= limit;
+        let next = (full || looked_at == LOOKED_AT).then(|| row::id_at(row, 18));
+        match message {
+            Ok(stored) if chosen => found.messages.push(stored),
+            Ok(_) => {}
+            Err(_) => found.unreadable.push(row::id_at(row, 18)?),
+        }
+        if let Some(next) = next {
+            found.next = Some(next?);
+            break;
+        }
+    }
+    Ok(found)
 }
 
 fn limit_of(limit: usize) -> i64 {
@@ -253,15 +331,18 @@ pub fn state_info(conn: &Connection, state: QueueState) -> rusqlite::Result<Stat
 
 /// A state's oldest message and next retry.
 pub fn ages(conn: &Connection, state: QueueState) -> rusqlite::Result<Ages> {
-    let time = |seconds: Option<i64>| seconds.and_then(|seconds| Timestamp::new(seconds, 0));
-    conn.prepare_cached(&format!(
-        "SELECT min(m.created), min(m.next_retry) FILTER (WHERE m.next_retry > ?2) {FROM_MESSAGES}"
-    ))?
-    .query_row((state.number(), Timestamp::ZERO.seconds()), |row| {
-        Ok(Ages {
-            oldest: time(row.get(0)?),
-            next_due: time(row.get(1)?),
-        })
+    let first = |sql: &str| -> rusqlite::Result<Option<Timestamp>> {
+        let mut query = conn.prepare_cached(sql)?;
+        let seconds: Option<i64> = query.query_row([state.number()], |row| row.get(0))?;
+        Ok(seconds.and_then(|seconds| Timestamp::new(seconds, 0)))
+    };
+    Ok(Ages {
+        oldest: first("SELECT min(created_secs) FROM rs_message WHERE state = ?1")?,
+        // The index has no other state's.
+        next_due: first(
+            "SELECT min(retry_secs) FROM rs_message \
+             WHERE ?1 = 2 AND state = 2 AND retry_secs > -62135596800",
+        )?,
     })
 }
 
@@ -323,17 +404,16 @@ fn page_sql(options: &MessageListOptions) -> String {
         SortOrder::Asc => "ASC",
         SortOrder::Desc => "DESC",
     };
-    let exact_created = "CASE r.created_secs WHEN m.created THEN r.created_nanos ELSE 0 END";
     let keys = match options.sort_by {
         SortBy::Id => String::new(),
-        SortBy::Created => format!("m.created {order}, {exact_created} {order}, "),
+        SortBy::Created => format!("r.created_secs {order}, r.created_nanos {order}, "),
         SortBy::Updated => format!("r.secs {order}, r.nanos {order}, "),
         SortBy::Priority => format!("m.priority {order}, "),
         SortBy::Attempts => format!("m.attempts {order}, "),
     };
     // Orders that the side table has by itself need no second look-up for each row.
     let covered =
-        matches!(options.sort_by, SortBy::Id | SortBy::Updated) && options.since.is_none();
+        !matches!(options.sort_by, SortBy::Priority | SortBy::Attempts) && options.since.is_none();
     // Each text takes the same four values, so one without a time must still name it.
     let (from, since) = match options.since {
         _ if covered => ("FROM rs_message r WHERE r.state = ?1", " AND ?2 IS NULL"),

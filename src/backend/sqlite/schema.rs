@@ -39,6 +39,22 @@ pub const INEXPRESSIBLE: i64 = 6;
 /// The bucket of IDs that SQL can't judge.
 pub const DOUBTFUL: i64 = 7;
 
+/// In a row of the log, in place of the bucket before a change: no change, but word that the log
+/// missed some.
+pub const RESET: i64 = -1;
+
+/// Tells whoever follows the log that changes went around it: to be appended in the transaction
+/// that put right what they had left wrong.
+pub fn append_reset(conn: &Connection) -> rusqlite::Result<()> {
+    // The empty ID, made next, would go on from this revision: it is the oldest there is.
+    conn.prepare_cached(
+        "INSERT INTO rs_log (id, old, new, secs, nanos, at_ms) VALUES \
+         ('', ?1, NULL, -62135596800, 0, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER))",
+    )?
+    .execute([RESET])
+    .map(drop)
+}
+
 /// The columns of RetrySpool's table.
 const COLUMNS: [(&str, &str); 12] = [
     ("attempts", "INTEGER"),
@@ -53,19 +69,6 @@ const COLUMNS: [(&str, &str); 12] = [
     ("size", "INTEGER"),
     ("state", "INTEGER"),
     ("updated", "INTEGER"),
-];
-
-/// What of ours a prepared file must have.
-const OURS: [&str; 9] = [
-    "rs_change",
-    "rs_change_made",
-    "rs_deleted",
-    "rs_inserted",
-    "rs_log",
-    "rs_log_appended",
-    "rs_message",
-    "rs_renamed",
-    "rs_updated",
 ];
 
 /// What leads from one version to the next: each runs in one transaction and ends at `to`.
@@ -86,6 +89,8 @@ pub enum Verdict {
     Unprepared,
     /// Ready for this store; older versions are brought forward first.
     Ready,
+    /// Prepared, and something of ours was taken out of it since: its name.
+    Damaged(String),
     /// Not ours to touch, and why.
     Refused(String),
 }
@@ -145,16 +150,75 @@ pub fn examine(conn: &Connection) -> rusqlite::Result<Verdict> {
     if version == 0 {
         return Ok(Verdict::Unprepared);
     }
-    match OURS
-        .iter()
-        .find(|ours| !names.iter().any(|(name, _)| name == *ours))
-    {
-        None => Ok(Verdict::Ready),
-        Some(lost) => Ok(refused(format!(
-            "{lost} is missing from it; RetrySpool's table is whole: to have the rest made again, \
-             set user_version to 0 and drop what is called rs_*"
-        ))),
+    let lost = wanted()?
+        .into_iter()
+        .find(|part| !names.iter().any(|(name, _)| *name == part.name));
+    Ok(match lost {
+        None => Verdict::Ready,
+        Some(lost) => Verdict::Damaged(lost.name),
+    })
+}
+
+/// A table, view, index or trigger of ours.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Part {
+    pub kind: String,
+    pub name: String,
+    /// The text that makes it.
+    sql: String,
+}
+
+/// What of ours a file has.
+fn parts(conn: &Connection) -> rusqlite::Result<Vec<Part>> {
+    let mut parts = conn.prepare(
+        "SELECT type, name, sql FROM sqlite_master WHERE name LIKE 'rs!_%' ESCAPE '!' AND sql IS NOT NULL",
+    )?;
+    let parts = parts.query_map([], |row| {
+        Ok(Part {
+            kind: row.get(0)?,
+            name: row.get(1)?,
+            sql: row.get(2)?,
+        })
+    })?;
+    parts.collect()
+}
+
+/// What of ours a prepared file must have, in the order in which it is made.
+fn wanted() -> rusqlite::Result<Vec<Part>> {
+    let scratch = Connection::open_in_memory()?;
+    create(&scratch)?;
+    parts(&scratch)
+}
+
+/// What of ours a file lacks or has otherwise.
+pub fn differing(conn: &Connection) -> rusqlite::Result<Vec<Part>> {
+    let found = parts(conn)?;
+    Ok(wanted()?
+        .into_iter()
+        .filter(|part| !found.contains(part))
+        .collect())
+}
+
+/// Makes what differs anew, in one transaction. Where that is a table, what the file had of ours
+/// goes, the logs as well, and the file has to be prepared again.
+pub fn mend(conn: &Connection) -> rusqlite::Result<()> {
+    let transaction =
+        rusqlite::Transaction::new_unchecked(conn, rusqlite::TransactionBehavior::Immediate)?;
+    let differing = differing(conn)?;
+    if differing.iter().any(|part| part.kind == "table") {
+        // Triggers and indexes of a table go with it; others may name it.
+        for kind in ["trigger", "view", "table"] {
+            for part in parts(conn)?.iter().filter(|part| part.kind == kind) {
+                conn.execute_batch(&format!("DROP {kind} {}", part.name))?;
+            }
+        }
+        conn.pragma_update(None, "user_version", 0)?;
+    } else {
+        for Part { kind, name, sql } in differing {
+            conn.execute_batch(&format!("DROP {kind} IF EXISTS {name}; {sql}"))?;
+        }
     }
+    transaction.commit()
 }
 
 fn refused(why: impl Into<String>) -> Verdict {

@@ -8,19 +8,24 @@
 -- A bucket is a state 0 to 5; or 6 for a row that no directory or file name can express; or 7
 -- (doubtful) for one where only UTF-8 and the name codec can tell, which this store then settles.
 
--- One row a message: the covering scan in ID order, the bucket it is counted in, its revision.
--- The last four are our own writer's exact times, each valid while `messages` has those seconds.
+-- One row a message: the covering scan in ID order, the bucket it is counted in, its revision, and
+-- Created and NextRetry with the nanoseconds that `messages` can't hold.
 CREATE TABLE rs_message (
   state INTEGER NOT NULL,
   id NOT NULL,
   secs INTEGER NOT NULL,
   nanos INTEGER NOT NULL,
   created_secs INTEGER,
-  created_nanos INTEGER,
+  created_nanos INTEGER NOT NULL DEFAULT 0,
   retry_secs INTEGER,
-  retry_nanos INTEGER,
+  retry_nanos INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (state, id)
 ) WITHOUT ROWID;
+
+-- A state by age, and the deferred messages that wait for a retry (-62135596800 is "never"). Every
+-- other order is sorted when it is asked for: each index costs every move.
+CREATE INDEX rs_age ON rs_message (state, created_secs, created_nanos, id);
+CREATE INDEX rs_due ON rs_message (retry_secs) WHERE state = 2 AND retry_secs > -62135596800;
 
 -- One row a bucket: how many messages it has, and when it last changed (milliseconds since 1970).
 CREATE TABLE rs_state (
@@ -31,8 +36,9 @@ CREATE TABLE rs_state (
 INSERT INTO rs_state (state) VALUES (0), (1), (2), (3), (4), (5), (6), (7);
 
 -- One row a change: the bucket before it (NULL for a new message) and after it (NULL for a removed
--- one), the revision that the change made (of a removed message the last that it had), and when;
--- and, of a change by this program, the process that asked for it.
+-- one), the revision that the change made (of a removed message the last that it had), when, and
+-- the seconds of Created and NextRetry since. A row whose old is -1 is no change: some had gone
+-- around the log, and who follows it begins afresh.
 CREATE TABLE rs_log (
   seq INTEGER PRIMARY KEY,
   id NOT NULL,
@@ -41,10 +47,35 @@ CREATE TABLE rs_log (
   secs INTEGER NOT NULL,
   nanos INTEGER NOT NULL,
   at_ms INTEGER NOT NULL,
-  uid INTEGER,
-  pid INTEGER,
-  command TEXT
+  created INTEGER,
+  retry INTEGER
 );
+
+-- One row a change that some process asked this program for, under the change's number in rs_log,
+-- which forgets it sooner: who asked, the revision before it, and of what it replaced or removed
+-- the document. `nth` counts these rows and `bytes` adds them up, so the log's size is the
+-- difference of its two ends.
+CREATE TABLE rs_audit (
+  seq INTEGER PRIMARY KEY,
+  nth INTEGER NOT NULL,
+  bytes INTEGER NOT NULL,
+  id NOT NULL,
+  old INTEGER,
+  new INTEGER,
+  secs INTEGER NOT NULL,
+  nanos INTEGER NOT NULL,
+  was_secs INTEGER,
+  was_nanos INTEGER,
+  at_ms INTEGER NOT NULL,
+  uid INTEGER NOT NULL,
+  pid INTEGER NOT NULL,
+  command TEXT NOT NULL,
+  document TEXT
+);
+
+-- How long rs_audit keeps them: one row.
+CREATE TABLE rs_audit_limit (rows INTEGER NOT NULL, seconds INTEGER NOT NULL);
+INSERT INTO rs_audit_limit VALUES (1000000, 604800);
 
 -- Whoever appends to the log makes the change. The newest row is never trimmed.
 CREATE TRIGGER rs_log_appended AFTER INSERT ON rs_log BEGIN
@@ -52,24 +83,33 @@ CREATE TRIGGER rs_log_appended AFTER INSERT ON rs_log BEGIN
      SET count = count + (state IS NEW.new) - (state IS NEW.old),
          changed_ms = max(changed_ms, NEW.at_ms)
    WHERE state IN (NEW.old, NEW.new);
-  INSERT INTO rs_message (state, id, secs, nanos)
-  SELECT NEW.new, NEW.id, NEW.secs, NEW.nanos WHERE NEW.old IS NULL AND NEW.new IS NOT NULL;
-  UPDATE rs_message SET state = NEW.new, secs = NEW.secs, nanos = NEW.nanos
-   WHERE state = NEW.old AND id = NEW.id AND NEW.new IS NOT NULL;
+  INSERT INTO rs_message (state, id, secs, nanos, created_secs, retry_secs)
+  SELECT NEW.new, NEW.id, NEW.secs, NEW.nanos, NEW.created, NEW.retry
+   WHERE NEW.old IS NULL AND NEW.new IS NOT NULL;
+  -- Apart, because an UPDATE writes each index that has a column it names.
+  UPDATE rs_message SET state = NEW.new WHERE state = NEW.old AND id = NEW.id AND NEW.old <> NEW.new;
+  UPDATE rs_message SET secs = NEW.secs, nanos = NEW.nanos WHERE state = NEW.new AND id = NEW.id;
+  UPDATE rs_message
+     SET created_nanos = CASE WHEN created_secs IS NEW.created THEN created_nanos ELSE 0 END,
+         retry_nanos = CASE WHEN retry_secs IS NEW.retry THEN retry_nanos ELSE 0 END,
+         created_secs = NEW.created, retry_secs = NEW.retry
+   WHERE state = NEW.new AND id = NEW.id
+     AND (created_secs IS NOT NEW.created OR retry_secs IS NOT NEW.retry);
   DELETE FROM rs_message WHERE state = NEW.old AND id = NEW.id AND NEW.new IS NULL;
   DELETE FROM rs_log WHERE NEW.seq % 256 = 0 AND seq <= NEW.seq - 131072;
 END;
 
--- What happened to a row of `messages`: its ID, its state now (NULL: removed), the Updated it has
--- now, and the one it had before where the writer's statement says so.
-CREATE VIEW rs_change (id, state, updated, was) AS SELECT NULL, NULL, NULL, NULL WHERE 0;
+-- What happened to a row of `messages`: its ID, its state now (NULL: removed), the times it has
+-- now, and the Updated it had before where the writer's statement says so.
+CREATE VIEW rs_change (id, state, updated, created, retry, was) AS
+SELECT NULL, NULL, NULL, NULL, NULL, NULL WHERE 0;
 
 -- The one place that decides bucket and revision. The message's revision so far is that of its
 -- side row; or, if the newest log row says that it was removed just now, the one it had then:
 -- under recursive_triggers a REPLACE is a removal and an insertion, and goes on with the same
 -- life; or, of a message that nobody has counted yet, the Updated it had.
 CREATE TRIGGER rs_change_made INSTEAD OF INSERT ON rs_change WHEN NEW.id IS NOT NULL BEGIN
-  INSERT INTO rs_log (id, old, new, secs, nanos, at_ms)
+  INSERT INTO rs_log (id, old, new, secs, nanos, at_ms, created, retry)
   SELECT NEW.id,
     old,
     CASE
@@ -92,7 +132,9 @@ CREATE TRIGGER rs_change_made INSTEAD OF INSERT ON rs_change WHEN NEW.id IS NOT 
       WHEN secs IS NULL OR proposed > secs THEN 0
       ELSE (nanos + 1) % 1000000000
     END,
-    CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+    CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER),
+    CAST(NEW.created AS INTEGER),
+    CAST(NEW.retry AS INTEGER)
   FROM (
     SELECT k.state AS old,
       coalesce(k.secs, d.secs, max(-62135596800, min(CAST(NEW.was AS INTEGER), 253402300799))) AS secs,
@@ -106,19 +148,19 @@ CREATE TRIGGER rs_change_made INSTEAD OF INSERT ON rs_change WHEN NEW.id IS NOT 
 END;
 
 CREATE TRIGGER rs_inserted AFTER INSERT ON messages BEGIN
-  INSERT INTO rs_change VALUES (NEW.id, NEW.state, NEW.updated, NULL);
+  INSERT INTO rs_change VALUES (NEW.id, NEW.state, NEW.updated, NEW.created, NEW.next_retry, NULL);
 END;
 
 CREATE TRIGGER rs_updated AFTER UPDATE ON messages WHEN NEW.id IS OLD.id BEGIN
-  INSERT INTO rs_change VALUES (NEW.id, NEW.state, NEW.updated, OLD.updated);
+  INSERT INTO rs_change VALUES (NEW.id, NEW.state, NEW.updated, NEW.created, NEW.next_retry, OLD.updated);
 END;
 
 -- The new ID first: an UPDATE OR REPLACE may have removed its holder just before.
 CREATE TRIGGER rs_renamed AFTER UPDATE OF id ON messages WHEN NEW.id IS NOT OLD.id BEGIN
-  INSERT INTO rs_change VALUES (NEW.id, NEW.state, NEW.updated, NULL);
-  INSERT INTO rs_change VALUES (OLD.id, NULL, NULL, OLD.updated);
+  INSERT INTO rs_change VALUES (NEW.id, NEW.state, NEW.updated, NEW.created, NEW.next_retry, NULL);
+  INSERT INTO rs_change VALUES (OLD.id, NULL, NULL, NULL, NULL, OLD.updated);
 END;
 
 CREATE TRIGGER rs_deleted AFTER DELETE ON messages BEGIN
-  INSERT INTO rs_change VALUES (OLD.id, NULL, NULL, OLD.updated);
+  INSERT INTO rs_change VALUES (OLD.id, NULL, NULL, NULL, NULL, OLD.updated);
 END;

@@ -37,7 +37,8 @@ pub fn unprepared(conn: &Connection) -> rusqlite::Result<()> {
         "CREATE TEMP VIEW rs_message AS
          SELECT rs_bucket(id, state) AS state, id,
            max(-62135596800, min(CAST(updated AS INTEGER), 253402300799)) AS secs, 0 AS nanos,
-           NULL AS created_secs, NULL AS created_nanos, NULL AS retry_secs, NULL AS retry_nanos
+           CAST(created AS INTEGER) AS created_secs, 0 AS created_nanos,
+           CAST(next_retry AS INTEGER) AS retry_secs, 0 AS retry_nanos
          FROM main.messages WHERE id IS NOT NULL;
          CREATE TEMP VIEW rs_state AS
          SELECT column1 AS state, (SELECT count(*) FROM main.messages WHERE id IS NOT NULL

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 
-use super::change::{self, Answer, Change};
+use super::audit::{self, Before};
+use super::change::{Answer, Change};
 use super::error::{from_sqlite, is_busy, is_full};
 use super::faults::{Faults, Point};
 use super::open::Place;
@@ -229,7 +230,7 @@ impl Writer {
             let Some(ticket) = self.queue.lock().waiting.pop_front() else {
                 break;
             };
-            let answer = self.run(conn, &ticket);
+            let answer = self.run(conn, &ticket.change, ticket.actor.as_ref());
             batch.0.push((ticket, None));
             match answer {
                 // It was pushed just above.
@@ -258,16 +259,32 @@ impl Writer {
         }
     }
 
-    fn run(&self, conn: &Connection, ticket: &Ticket) -> rusqlite::Result<Answer> {
-        let Ticket { change, actor, .. } = ticket;
-        if change.grows() && reserve::is_short(conn, &self.place) {
+    /// Makes the change, and enters it in the audit log if it has an actor.
+    fn run(
+        &self,
+        conn: &Connection,
+        change: &Change,
+        actor: Option<&Actor>,
+    ) -> rusqlite::Result<Answer> {
+        let actor = actor.filter(|_| change.is_audited());
+        let is_short = (change.grows() || actor.is_some()) && reserve::is_short(conn, &self.place);
+        if change.grows() && is_short {
             let why = "what is left is kept for moving and removing messages";
             return Ok(Err(Error::StorageFull(why.into())));
         }
+        let Some(actor) = actor else {
+            return change.run(conn);
+        };
+        let before = Before::look(conn, change)?;
         let changes_before = conn.total_changes();
         let answer = change.run(conn)?;
-        if let (Some(actor), true) = (actor, conn.total_changes() > changes_before) {
-            change::sign(conn, actor)?;
+        if answer.is_ok() && conn.total_changes() > changes_before {
+            if is_short {
+                audit::give_way(conn)?;
+                audit::sign(conn, actor, &before.brief())?;
+            } else {
+                audit::sign(conn, actor, &before)?;
+            }
         }
         Ok(answer)
     }
@@ -299,7 +316,7 @@ impl Writer {
         for (ticket, slot) in &mut batch.0 {
             let mut attempt = match &first {
                 Some(_) => None,
-                None => Some(self.alone(conn, ticket)),
+                None => Some(self.alone(conn, ticket, ticket.actor.as_ref())),
             };
             let full = match (&attempt, &first) {
                 (Some(Err(e)), _) => is_full(e),
@@ -312,7 +329,13 @@ impl Writer {
                 if let Err(e) = made_room {
                     tracing::debug!("checkpoint on a full disk: {e}");
                 }
-                attempt = Some(self.alone(conn, ticket));
+                attempt = Some(self.alone(conn, ticket, ticket.actor.as_ref()));
+            }
+            if let (Some(Err(e)), Some(_)) = (&attempt, &ticket.actor)
+                && is_full(e)
+            {
+                tracing::warn!("the disk is full: a change is not entered in the audit log");
+                attempt = Some(self.alone(conn, ticket, None));
             }
             *slot = match (attempt, &first) {
                 (Some(Ok(answer)), _) => Some(answer),
@@ -323,10 +346,15 @@ impl Writer {
         }
     }
 
-    fn alone(&self, conn: &Connection, ticket: &Ticket) -> rusqlite::Result<Answer> {
+    fn alone(
+        &self,
+        conn: &Connection,
+        ticket: &Ticket,
+        actor: Option<&Actor>,
+    ) -> rusqlite::Result<Answer> {
         super::open::until(ticket.deadline, || begin(conn))?;
         let changes_before = conn.total_changes();
-        let done = self.run(conn, ticket).and_then(|answer| {
+        let done = self.run(conn, &ticket.change, actor).and_then(|answer| {
             self.end(conn, changes_before)?;
             Ok(answer)
         });

@@ -1,6 +1,8 @@
 //! Counts, scans and listings.
 
 use retryspoolfs::QueueState::{Active, Archived, Bounce, Deferred, Hold};
+use retryspoolfs::backend::Pages;
+use retryspoolfs::model::Filter;
 use retryspoolfs::{
     Error, MessageId, MessageListOptions, MessageMetadata, QueueState, SortBy, SortOrder, Timestamp,
 };
@@ -104,6 +106,153 @@ pub fn scan_pages_in_byte_order(spool: &Spool) {
             .unwrap()
             .is_empty()
     );
+}
+
+pub fn a_selection_is_what_the_filter_means(spool: &Spool) {
+    let store = spool.open();
+    let messages: Vec<MessageMetadata> = (0..24)
+        .map(|n| MessageMetadata {
+            attempts: n % 3,
+            priority: n % 4 - 2,
+            created: time(T0 + n / 4, 500_000_000 * (n % 2) as u32),
+            updated: time(T0 + 100 + n, 1),
+            next_retry: match n % 5 {
+                0 => Timestamp::ZERO,
+                _ => time(T0 + 900 + n, 250_000_000),
+            },
+            last_error: format!("45{} try later", n % 3),
+            headers: [("To".to_owned(), format!("m{n}@example{}.org", n % 2))].into(),
+            retry_policy_name: ["", "slow"][n as usize % 2].into(),
+            ..message(&format!("m{n:02}"), Deferred)
+        })
+        .collect();
+    for message in &messages {
+        store.insert(&ctx(), message).unwrap();
+    }
+    store.insert(&ctx(), &message("elsewhere", Hold)).unwrap();
+    let glob = |text: &str| Some(text.parse().unwrap());
+    let all = Filter::default;
+    let t = |nanos| Some(time(T0 + 3, nanos));
+    for filter in [
+        all(),
+        Filter {
+            created_before: t(500_000_000),
+            ..all()
+        },
+        Filter {
+            created_since: t(500_000_000),
+            ..all()
+        },
+        Filter {
+            created_since: t(1),
+            created_before: t(500_000_001),
+            ..all()
+        },
+        Filter {
+            updated_before: Some(time(T0 + 110, 1)),
+            ..all()
+        },
+        Filter {
+            updated_before: Some(time(T0 + 110, 2)),
+            ..all()
+        },
+        Filter {
+            due_by: Some(time(T0 + 907, 250_000_000)),
+            ..all()
+        },
+        Filter {
+            due_by: Some(time(T0 + 907, 249_999_999)),
+            ..all()
+        },
+        Filter {
+            attempts: Some(1..=9),
+            ..all()
+        },
+        Filter {
+            priority: Some(i64::MIN..=-1),
+            ..all()
+        },
+        Filter {
+            error: glob("451*"),
+            ..all()
+        },
+        Filter {
+            headers: vec![("to".into(), "*@EXAMPLE1.org".parse().unwrap())],
+            ..all()
+        },
+        Filter {
+            id: glob("m1?"),
+            ..all()
+        },
+        Filter {
+            policy: glob(""),
+            ..all()
+        },
+        Filter {
+            policy: glob("slow"),
+            attempts: Some(0..=0),
+            ..all()
+        },
+    ] {
+        let meant: Vec<&MessageId> = messages
+            .iter()
+            .filter(|message| filter.matches(message))
+            .map(|message| &message.id)
+            .collect();
+        assert!(
+            !meant.is_empty() && (meant.len() < 24 || filter.is_empty()),
+            "{filter:?}"
+        );
+        let found = store.select(&ctx(), Deferred, &filter, None, 100).unwrap();
+        assert_eq!((&found.next, &found.unreadable), (&None, &vec![]));
+        let ids: Vec<&MessageId> = found.messages.iter().map(|(id, _)| id).collect();
+        assert_eq!(ids, meant, "{filter:?}");
+        let stored = store
+            .select_stored(&ctx(), Deferred, &filter, None, 100)
+            .unwrap();
+        for (stored, (id, revision)) in stored.messages.iter().zip(&found.messages) {
+            assert_eq!(Some(stored), store.get(&ctx(), id).unwrap().as_ref());
+            assert_eq!(stored.revision, *revision);
+        }
+        assert_eq!(
+            stored.map(|stored| (stored.metadata.id, stored.revision)),
+            found
+        );
+    }
+}
+
+pub fn a_selection_goes_on_from_its_cursor(spool: &Spool) {
+    let store = spool.open();
+    let mut expected: Vec<(QueueState, MessageId)> = Vec::new();
+    for state in [Hold, Deferred] {
+        for n in 0..20 {
+            let message = MessageMetadata {
+                attempts: n % 2,
+                ..message(&format!("{state}-{n:02}"), state)
+            };
+            store.insert(&ctx(), &message).unwrap();
+            if n % 2 == 1 {
+                expected.push((state, message.id));
+            }
+        }
+    }
+    let odd = Filter {
+        attempts: Some(1..=1),
+        ..Filter::default()
+    };
+    for limit in [1, 3, 10, 100] {
+        let mut found = Vec::new();
+        for page in Pages::of(&*store, &[Hold, Deferred], &odd, limit) {
+            let (state, page) = page.unwrap();
+            assert!(page.messages.len() <= limit);
+            found.extend(page.messages.into_iter().map(|(id, _)| (state, id)));
+        }
+        assert_eq!(found, expected, "{limit} at a time");
+    }
+    // The cursor need not be there, nor be one of the chosen.
+    let after = id("hold-16x");
+    let found = store.select(&ctx(), Hold, &odd, Some(&after), 9).unwrap();
+    assert_eq!(found.messages[0].0, id("hold-17"));
 }
 
 pub fn scan_stored_gives_what_get_gives(spool: &Spool) {
@@ -367,4 +516,7 @@ pub fn ages_are_the_oldest_and_the_next_due(spool: &Spool) {
     assert_eq!(ages(), [Some(T0 + 50), Some(T0 + 900)]);
     store.remove(&ctx(), &id("a"), Deferred, None).unwrap();
     assert_eq!(ages(), [Some(T0 + 90), None]);
+    // The moved one still has a time, and waits for nothing.
+    let held = store.ages(&ctx(), Hold).unwrap();
+    assert_eq!((held.oldest, held.next_due), (Some(time(T0 + 20, 0)), None));
 }

@@ -24,4 +24,3 @@ fn spool_of(factory: fn(&Path) -> DirFactory) -> Spool {
     let spool = Spool::new(directory, move || factory(&path).create().unwrap());
     spool.holding(|name| PlainName::of_id(&id(name)).is_ok())
 }
-

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use retryspoolfs::QueueState::{Bounce, Deferred, Hold};
-use retryspoolfs::{Backend, Error, MessageMetadata};
+use retryspoolfs::backend::Actor;
+use retryspoolfs::{Backend, Context, Error, MessageMetadata};
 
 use super::support::{assert_exact, open};
 use crate::contract::{ctx, id, message};
@@ -60,6 +61,22 @@ impl Drop for SmallDisk {
 
 #[test]
 fn messages_are_moved_and_removed_on_a_full_disk() {
+    moved_and_removed(ctx);
+}
+
+/// The audit log gives way: what it tells is less, and no operation fails for its sake.
+#[test]
+fn an_audited_spool_is_cleared_on_a_full_disk() {
+    moved_and_removed(|| {
+        ctx().by(Actor {
+            uid: 1000,
+            pid: 4711,
+            command: "mv".repeat(200),
+        })
+    });
+}
+
+fn moved_and_removed(ctx: impl Fn() -> Context) {
     let disk = SmallDisk::mount(28);
     let path = disk.path().join("queue.db");
     let store = open(&path);

@@ -59,6 +59,8 @@ type Key = (bool, Vec<u8>);
 struct Seen {
     rows: BTreeMap<Key, Row>,
     side: BTreeMap<Key, (i64, Pair)>,
+    /// Created and NextRetry of the rows, as whole seconds, and of the side rows.
+    times: [BTreeMap<Key, Pair>; 2],
 }
 
 struct Oracle {
@@ -185,6 +187,16 @@ impl Oracle {
         Value::Integer(self.clock)
     }
 
+    /// A time of few, so that a change often keeps it.
+    fn time(&mut self) -> Value {
+        match self.random.below(40) {
+            0 => Value::Text("tomorrow".into()),
+            1 => Value::Real(1e300),
+            2..5 => Value::Integer(-62_135_596_800),
+            n => Value::Integer(T0 + n as i64 % 3),
+        }
+    }
+
     fn row(&mut self, id: Value) -> Vec<Value> {
         let number = |n| Value::Integer(n);
         let text = |t: &str| Value::Text(t.into());
@@ -194,8 +206,8 @@ impl Oracle {
             self.state(),
             number(0),
             number(10),
-            number(T0),
-            number(T0),
+            self.time(),
+            self.time(),
             self.now(),
             text(""),
             number(1),
@@ -209,7 +221,7 @@ impl Oracle {
     fn statement(&mut self) {
         const Q: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let (i, j) = (self.id(), self.id());
-        let (sql, values) = match self.random.below(23) {
+        let (sql, values) = match self.random.below(26) {
             0..4 => (format!("INSERT OR REPLACE INTO messages ({COLUMNS}) VALUES {Q}"), self.row(i)),
             4..7 => (
                 "UPDATE messages SET state = ?, updated = ?, headers = ? WHERE id = ? AND state = ?".into(),
@@ -271,6 +283,22 @@ impl Oracle {
                 (format!("INSERT INTO messages ({COLUMNS}) VALUES {Q}"), self.row(Value::Null))
             }
             21 => (format!("INSERT OR ABORT INTO messages ({COLUMNS}) VALUES {Q}"), self.row(i)),
+            22 => (
+                "UPDATE messages SET created = ?, next_retry = ?, updated = ? WHERE id = ?".into(),
+                vec![self.time(), self.time(), self.now(), i],
+            ),
+            23 => (
+                "UPDATE messages SET state = 2, next_retry = ?, updated = ? WHERE id = ?".into(),
+                vec![self.time(), self.now(), i],
+            ),
+            // As this store does after a statement of its own: the nanoseconds of the seconds that
+            // are there.
+            24 => (
+                "UPDATE rs_message SET created_nanos = created_secs % 7 + 1, retry_nanos = retry_secs % 7 + 1 \
+                 WHERE id = ? AND created_secs > 0 AND retry_secs > 0"
+                    .into(),
+                vec![i],
+            ),
             // Text that is not UTF-8, which only SQL can bind here.
             _ => (
                 format!(
@@ -295,21 +323,25 @@ impl Oracle {
     fn look(&self) -> Seen {
         let mut seen = Seen::default();
         let sql = format!(
-            "SELECT typeof(id) = 'blob', CAST(id AS BLOB), state, rowid, {} FROM messages WHERE id IS NOT NULL",
+            "SELECT typeof(id) = 'blob', CAST(id AS BLOB), state, rowid, {}, \
+             CAST(created AS INTEGER), CAST(next_retry AS INTEGER) FROM messages WHERE id IS NOT NULL",
             COLUMNS.replace("id, ", "")
         );
         let mut statement = self.conn.prepare_cached(&sql).unwrap();
         let mut rows = statement.query([]).unwrap();
         while let Some(row) = rows.next().unwrap() {
             let all = (2..15).map(|at| row.get(at).unwrap()).collect();
-            let key = (row.get(0).unwrap(), row.get(1).unwrap());
+            let key: Key = (row.get(0).unwrap(), row.get(1).unwrap());
             let state = row.get(2).unwrap();
+            let times = (row.get(15).unwrap(), row.get(16).unwrap());
+            seen.times[0].insert(key.clone(), times);
             seen.rows.insert(key, Row { state, all });
         }
         let mut statement = self
             .conn
             .prepare_cached(
-                "SELECT typeof(id) = 'blob', CAST(id AS BLOB), state, secs, nanos FROM rs_message",
+                "SELECT typeof(id) = 'blob', CAST(id AS BLOB), state, secs, nanos, created_secs, retry_secs, \
+                 created_nanos IN (0, created_secs % 7 + 1) AND retry_nanos IN (0, retry_secs % 7 + 1) FROM rs_message",
             )
             .unwrap();
         let mut rows = statement.query([]).unwrap();
@@ -318,6 +350,12 @@ impl Oracle {
             let value = (
                 row.get(2).unwrap(),
                 (row.get(3).unwrap(), row.get(4).unwrap()),
+            );
+            let times = (row.get(5).unwrap(), row.get(6).unwrap());
+            seen.times[1].insert(key.clone(), times);
+            assert!(
+                row.get::<_, bool>(7).unwrap(),
+                "nanoseconds of another second"
             );
             assert!(
                 seen.side.insert(key, value).is_none(),
@@ -332,6 +370,7 @@ impl Oracle {
             after.rows.keys().eq(after.side.keys()),
             "a side row for each row"
         );
+        assert_eq!(after.times[0], after.times[1], "Created and NextRetry");
         let mut counts = [0; 8];
         for (key, row) in &after.rows {
             let (found, right) = (after.side[key].0, bucket(key, &row.state));

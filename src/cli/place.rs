@@ -1,0 +1,199 @@
+//! Which spool a command is about: the rule for SPOOL, the same in every command.
+//!
+//! A command's first word is SPOOL: `sqlite:PATH`, a path, or the mountpoint of a spool. With the
+//! environment variable RETRYSPOOL, which names one, it may be left out: then the first word is
+//! SPOOL only if it looks like one, which is to have a `/` or a kind of store in front. A bare
+//! word that is the name of a file here is refused: it would be an ID of another spool.
+
+#![allow(dead_code, reason = "commands that use the rest are being added")]
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Failure;
+use crate::backend::locator::{Locator, OpenOptions};
+use crate::backend::{Backend, Context};
+use crate::fuse::mounts;
+use crate::model::{MessageId, QueueState};
+
+/// What the help of every command says about SPOOL.
+pub const HELP: &str = "The spool: sqlite:PATH, a path, or the directory where it is mounted. \
+    Where RETRYSPOOL names the spool it may be left out: the first word is then SPOOL only if it \
+    has a / in it or begins with sqlite: or dir:";
+
+/// The variable that names the spool where the command line does not.
+pub const VARIABLE: &str = "RETRYSPOOL";
+
+const KINDS: [&str; 4] = ["sqlite:", "dir:", "postgres:", "postgresql:"];
+
+/// A spool that a command line names.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub locator: Locator,
+    /// Where it is mounted, if it was named by its mountpoint.
+    pub mountpoint: Option<PathBuf>,
+}
+
+impl Place {
+    /// Takes SPOOL from a command's words, and gives what follows it.
+    pub fn split(words: &[OsString]) -> Result<(Place, &[OsString]), Failure> {
+        let variable = std::env::var_os(VARIABLE).filter(|value| !value.is_empty());
+        let is_file = |word: &OsStr| Path::new(word).exists();
+        let (place, rest) = divide(words, variable, is_file)?;
+        Ok((Place::named(&place)?, rest))
+    }
+
+    /// The spool that this text names.
+    pub fn named(text: &OsStr) -> Result<Place, Failure> {
+        if !has_kind(text) {
+            let path = Path::new(text);
+            let absolute = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path));
+            if let Ok(absolute) = absolute
+                && let Some(source) = mounts::source_at(&absolute)
+            {
+                return Ok(Place {
+                    locator: super::locator(&source)?,
+                    mountpoint: Some(absolute),
+                });
+            }
+        }
+        Ok(Place {
+            locator: super::locator(text)?,
+            mountpoint: None,
+        })
+    }
+
+    /// Opens it to look: nothing is written, not even to prepare a file that RetrySpool made.
+    pub fn look(&self) -> Result<Box<dyn Backend>, Failure> {
+        self.open(true)
+    }
+
+    /// Opens it to change it.
+    pub fn change(&self) -> Result<Box<dyn Backend>, Failure> {
+        self.open(false)
+    }
+
+    fn open(&self, read_only: bool) -> Result<Box<dyn Backend>, Failure> {
+        let options = OpenOptions {
+            read_only,
+            ..OpenOptions::default()
+        };
+        let opened = self.locator.open(options);
+        opened.map_err(|error| format!("{}: {error}", self.locator).into())
+    }
+}
+
+/// The spool's text and the words behind it.
+fn divide(
+    words: &[OsString],
+    variable: Option<OsString>,
+    is_file: impl Fn(&OsStr) -> bool,
+) -> Result<(OsString, &[OsString]), Failure> {
+    match (words.split_first(), variable) {
+        (None, None) => Err(Failure::usage(format!(
+            "which spool? Name it, or set {VARIABLE}; see --help"
+        ))),
+        (Some((first, rest)), None) => Ok((first.clone(), rest)),
+        (Some((first, rest)), Some(_)) if looks_like_a_spool(first) => Ok((first.clone(), rest)),
+        (Some((first, _)), Some(variable)) if is_file(first) => Err(Failure::usage(format!(
+            "is {first} the spool, or an ID in {variable}, which {VARIABLE} names? \
+             For the spool write ./{first}; for the ID name the spool before it",
+            first = first.display(),
+            variable = variable.display()
+        ))),
+        (_, Some(variable)) => Ok((variable, words)),
+    }
+}
+
+fn has_kind(word: &OsStr) -> bool {
+    let word = word.as_bytes();
+    KINDS.iter().any(|kind| word.starts_with(kind.as_bytes()))
+}
+
+fn looks_like_a_spool(word: &OsStr) -> bool {
+    has_kind(word) || word.as_bytes().contains(&b'/') || word == "." || word == ".."
+}
+
+/// The states that these words name; all of them for no word.
+pub fn states(words: &[OsString]) -> Result<Vec<QueueState>, Failure> {
+    if words.is_empty() {
+        return Ok(QueueState::ALL.to_vec());
+    }
+    let state = |word: &OsString| match word.to_str().map(str::parse) {
+        Some(Ok(state)) => Ok(state),
+        _ => Err(Failure::usage(format!(
+            "{:?} is no state: there are incoming, active, deferred, hold, bounce and archived",
+            word.display().to_string()
+        ))),
+    };
+    words.iter().map(state).collect()
+}
+
+/// The IDs that these words name.
+pub fn ids(words: &[OsString]) -> Result<Vec<MessageId>, Failure> {
+    let id = |word: &OsString| match word.to_str().map(str::parse::<MessageId>) {
+        Some(Ok(id)) => Ok(id),
+        Some(Err(why)) => Err(Failure::usage(why.to_string())),
+        None => {
+            let shown = word.display();
+            Err(Failure::usage(format!("{shown}: an ID is UTF-8")))
+        }
+    };
+    words.iter().map(id).collect()
+}
+
+/// The context of one call of a command.
+pub fn ctx() -> Context {
+    Context::within(Duration::from_secs(30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(words: &[&str], variable: Option<&str>) -> Option<(String, Vec<String>)> {
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        let divided = divide(&words, variable.map(OsString::from), |word| {
+            word == "here.db"
+        });
+        let text = |word: &OsString| word.to_str().unwrap().to_owned();
+        divided
+            .ok()
+            .map(|(place, rest)| (text(&place), rest.iter().map(text).collect()))
+    }
+
+    #[test]
+    fn the_first_word_is_the_spool() {
+        let found = |place: &str, rest: &[&str]| {
+            Some((
+                place.to_owned(),
+                rest.iter().map(|word| word.to_string()).collect(),
+            ))
+        };
+        for (words, variable, expected) in [
+            (&["q.db", "a"][..], None, found("q.db", &["a"])),
+            (&["here.db"], None, found("here.db", &[])),
+            (&[], None, None),
+            (&[], Some("/q"), found("/q", &[])),
+            (&["hold"], Some("/q"), found("/q", &["hold"])),
+            (
+                &["sqlite:x", "hold"],
+                Some("/q"),
+                found("sqlite:x", &["hold"]),
+            ),
+            (&["./x", "hold"], Some("/q"), found("./x", &["hold"])),
+            (&["/mnt/q"], Some("/q"), found("/mnt/q", &[])),
+            (&["."], Some("/q"), found(".", &[])),
+            (&["here.db", "a"], Some("/q"), None),
+            (
+                &["a", "here.db"],
+                Some("/q"),
+                found("/q", &["a", "here.db"]),
+            ),
+        ] {
+            assert_eq!(case(words, variable), expected, "{words:?} {variable:?}");
+        }
+    }
+}

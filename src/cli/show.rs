@@ -1,0 +1,56 @@
+//! `retryspoolfs show`.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::Failure;
+use super::output::{Output, complain};
+use super::place::{self, Place};
+use crate::document;
+
+/// Print messages: their documents, as the files of a mount hold them.
+///
+/// An ID that nobody has is told on standard error: exit code 1 if none was found, 3 if some were.
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "retryspoolfs show SPOOL ID...",
+    after_long_help = "\
+Examples:
+  retryspoolfs show /var/spool/q.db msg-123
+  retryspoolfs show /mnt/queue msg-123 msg-124 | jq -r .LastError"
+)]
+pub struct Arguments {
+    #[arg(value_name = "SPOOL ID", help = place::HELP)]
+    words: Vec<OsString>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let (place, words) = Place::split(&arguments.words)?;
+    let ids = place::ids(words)?;
+    if ids.is_empty() {
+        return Err(Failure::usage("show: which messages? Give their IDs"));
+    }
+    let store = place.look()?;
+    let mut out = Output::new();
+    let mut shown = 0;
+    for id in &ids {
+        match store.get_meta(&place::ctx(), id) {
+            Ok(metadata) => {
+                out.bytes(&document::render(&metadata))?;
+                shown += 1;
+            }
+            Err(error) => {
+                out.flush()?;
+                complain(&format!("show {id}: {error}"));
+            }
+        }
+    }
+    out.end()?;
+    match ids.len() - shown {
+        0 => Ok(ExitCode::SUCCESS),
+        _ if shown == 0 => Ok(ExitCode::FAILURE),
+        _ => Ok(ExitCode::from(super::failure::PARTLY)),
+    }
+}

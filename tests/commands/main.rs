@@ -1,0 +1,15 @@
+//! The commands, as an operator runs them: the built program on real spools.
+//!
+//! What a test expects is written as the lines that the program prints, or as what another program
+//! finds in the spool afterwards.
+
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the tests of the mount use the rest"
+)]
+#[path = "../mount/support/mod.rs"]
+mod support;
+
+mod filters;
+mod places;

@@ -1,0 +1,86 @@
+//! How SPOOL is found, and the exit codes that every command has.
+
+use retryspoolfs::QueueState;
+
+use crate::support::{Spool, message};
+
+fn spool() -> Spool {
+    Spool::with([
+        message("msg-1", QueueState::Deferred),
+        message("msg-2", QueueState::Hold),
+    ])
+}
+
+#[test]
+fn a_spool_is_named_in_four_ways() {
+    let spool = spool();
+    let mount = spool.mount("");
+    let point = mount.point().display();
+    for command in [
+        "$PROGRAM list $SPOOL hold",
+        "$PROGRAM list sqlite:$SPOOL hold",
+        "cd $(dirname $SPOOL) && $PROGRAM list queue.db hold",
+        &format!("$PROGRAM list {point} hold"),
+        &format!("cd {point} && $PROGRAM list . hold"),
+        "RETRYSPOOL=$SPOOL $PROGRAM list hold",
+        "RETRYSPOOL=/nonexistent $PROGRAM list $SPOOL hold",
+        &format!("RETRYSPOOL={point} $PROGRAM list hold"),
+    ] {
+        assert_eq!(spool.bash(command).ok(), "msg-2", "{command}");
+    }
+}
+
+#[test]
+fn what_is_no_spool_is_told_with_its_exit_code() {
+    let spool = spool();
+    for (command, code, complaint) in [
+        ("$PROGRAM list", 2, "which spool?"),
+        (
+            "$PROGRAM list /nonexistent/q.db hold",
+            1,
+            "retryspoolfs init /nonexistent/q.db",
+        ),
+        ("$PROGRAM list $SPOOL held", 2, "no state"),
+        ("$PROGRAM list nosuch: hold", 1, "there is no spool"),
+        (
+            "RETRYSPOOL=/nonexistent/q.db $PROGRAM list hold",
+            1,
+            "init /nonexistent/q.db",
+        ),
+        // A file here, or an ID? The other spool is not touched.
+        (
+            "cd $(dirname $SPOOL) && RETRYSPOOL=$SPOOL $PROGRAM show queue.db msg-1",
+            2,
+            "./queue.db",
+        ),
+        ("$PROGRAM show $SPOOL", 2, "which messages?"),
+        ("$PROGRAM show $SPOOL nobody", 1, "no message has this ID"),
+        (
+            "$PROGRAM show $SPOOL msg-1 nobody",
+            3,
+            "show nobody: no message has this ID",
+        ),
+        ("$PROGRAM show $SPOOL ''", 2, "the ID is empty"),
+        (
+            "$PROGRAM list $SPOOL > /dev/full",
+            1,
+            "standard output: No space left",
+        ),
+    ] {
+        let output = spool.bash(command);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        output.fails(complaint);
+    }
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_failure() {
+    let spool = Spool::with((0..5000).map(|n| {
+        message(
+            &format!("message-with-a-long-name-{n:05}"),
+            QueueState::Hold,
+        )
+    }));
+    let script = "set -o pipefail; $PROGRAM list $SPOOL hold | head -n 1";
+    assert_eq!(spool.bash(script).ok(), "message-with-a-long-name-00000");
+}
