@@ -1,6 +1,9 @@
-//! Telling the kernel to forget: names, attributes, or everything.
+//! Telling the kernel to forget: all names, or an inode's attributes.
+//!
+//! Only notifications that wait for nothing are sent. One for a name takes its directory's lock,
+//! one for a file's pages waits for reads under way: both can wait for an answer of this very
+//! process, without an end if it is killed meanwhile.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -36,10 +39,6 @@ impl Kernel {
 // What the kernel does not know it need not forget, and a mount that ends forgets everything: no
 // error of a notification means anything.
 impl Invalidator for Kernel {
-    fn name(&self, dir: u64, name: &OsStr) {
-        let _ = self.notifier.inval_entry(INodeNo(dir), name);
-    }
-
     fn attributes(&self, ino: u64) {
         // A negative offset: attributes alone, which waits for no read.
         let _ = self.notifier.inval_inode(INodeNo(ino), -1, 0);

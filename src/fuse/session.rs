@@ -44,16 +44,12 @@ pub struct Mount {
 /// of this program is taken away first.
 pub fn check_mountpoint(mountpoint: &Path) -> Result<PathBuf, Failure> {
     let shown = mountpoint.display();
-    let metadata = match fs::metadata(mountpoint) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-            detach(mountpoint).map_err(|error| {
-                format!("mountpoint {shown}: a dead mount is there and can't be taken away: {error}; try: umount -l {shown}")
-            })?;
-            fs::metadata(mountpoint)
-        }
-        metadata => metadata,
-    };
-    let metadata = metadata.map_err(|error| match error.kind() {
+    if is_dead(mountpoint) {
+        detach(mountpoint).map_err(|error| {
+            format!("mountpoint {shown}: a dead mount is there and can't be taken away: {error}; try: umount -l {shown}")
+        })?;
+    }
+    let metadata = fs::metadata(mountpoint).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
             format!("mountpoint {shown} does not exist; make it: mkdir -p {shown}")
         }
@@ -64,13 +60,33 @@ pub fn check_mountpoint(mountpoint: &Path) -> Result<PathBuf, Failure> {
     }
     let path =
         fs::canonicalize(mountpoint).map_err(|error| format!("mountpoint {shown}: {error}"))?;
-    if let Some(source) = mounts::source_at(&path) {
+    // An automounter's own entry waits for just this mount.
+    if let Some(there) = mounts::mounted_at(&path).filter(|there| there.kind != b"autofs") {
         return Err(format!(
             "{shown} is mounted already, with {}; unmount it first: umount {shown}",
-            source.display()
+            there.source.display()
         ));
     }
     Ok(path)
+}
+
+/// Whether a mount is there whose daemon is gone. What the kernel remembers of it does not count.
+fn is_dead(mountpoint: &Path) -> bool {
+    let Ok(path) = std::ffi::CString::new(mountpoint.as_os_str().as_bytes()) else {
+        return false;
+    };
+    let mut found = std::mem::MaybeUninit::<libc::statx>::uninit();
+    // SAFETY: the path is a C string, and `found` has room for what statx writes.
+    let answer = unsafe {
+        libc::statx(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_STATX_FORCE_SYNC,
+            libc::STATX_TYPE,
+            found.as_mut_ptr(),
+        )
+    };
+    answer != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOTCONN)
 }
 
 impl Mount {

@@ -4,20 +4,27 @@
 //! what follows from each; the control file `events`.
 //! Must not know: how a kernel is told ([`Invalidator`]).
 //!
+//! Names are dropped all at once, by the epoch, and never one by one: to drop one name the kernel
+//! waits for its directory's lock, whose holder waits for this process. If this process is killed
+//! in between, that wait keeps the connection alive with nobody to serve it, and everybody who
+//! uses the mount hangs until it is aborted by hand. A name that is asked for again costs its
+//! reader one request.
+//!
 //! A reply that was read from the store before a change may reach the kernel after the word of
 //! that change. So each word is given again a moment later ([`AGAIN`]); and what is remembered
 //! ends after [`VALID`] whatever happens.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::ffi::OsStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::Spool;
 use super::tree::{Dir, Fixed};
 use crate::backend::{Change, Context, Error};
-use crate::model::{MessageId, QueueState};
+use crate::model::{MessageId, QueueState, Revision};
 
 /// How long the kernel may remember what nobody changes, where it is told of changes.
 pub const VALID: Duration = Duration::from_secs(60);
@@ -26,14 +33,12 @@ const AGAIN: Duration = Duration::from_millis(60);
 /// Changes that are read at once. So many at once are a backlog: everything is dropped.
 const BATCH: usize = 2048;
 
-/// Tells the kernel to forget. Calls may wait for operations under way, so they come from one
-/// thread that holds no lock.
+/// Tells the kernel to forget. No call may wait for an operation under way: its answer could be
+/// this process's to give.
 pub trait Invalidator: Send + Sync {
-    /// Forget a name in a directory.
-    fn name(&self, dir: u64, name: &OsStr);
     /// Forget an inode's attributes.
     fn attributes(&self, ino: u64);
-    /// Forget all names at once. Waits for nothing, so it may be called from any thread.
+    /// Forget all names at once.
     fn all_names(&self);
 }
 
@@ -53,6 +58,35 @@ pub(super) struct Cache {
     invalidator: OnceLock<Box<dyn Invalidator>>,
     /// Grows with each word, before it is given.
     generation: AtomicU64,
+    /// What the kernel itself took out of a directory, and needs no word of.
+    pub own: OwnMoves,
+}
+
+/// Renames and unlinks of messages that came from this mount's kernel, until the feed has told of
+/// them. Their names are right there already.
+#[derive(Default)]
+pub(super) struct OwnMoves(Mutex<HashMap<MessageId, Revision>>);
+
+impl OwnMoves {
+    /// The kernel gets this change's answer next. The feed may have told of it before, which only
+    /// drops more than it must.
+    pub fn note(&self, id: &MessageId, revision: Revision) {
+        let mut moves = self.0.lock();
+        // Some that nobody ever takes are such that the feed was faster with.
+        if moves.len() >= BATCH {
+            moves.clear();
+        }
+        moves.insert(id.clone(), revision);
+    }
+
+    fn take(&self, id: &MessageId, revision: Revision) -> bool {
+        let mut moves = self.0.lock();
+        let is_own = moves.get(id) == Some(&revision);
+        if is_own {
+            moves.remove(id);
+        }
+        is_own
+    }
 }
 
 impl Cache {
@@ -87,22 +121,12 @@ pub struct Follower {
 struct Word {
     /// Everything: there was too much to tell one by one.
     all: bool,
-    /// The messages that changed, and the states that they left.
-    messages: HashMap<MessageId, HashSet<QueueState>>,
+    /// A message left its directory, and the kernel did not do it itself.
+    names: bool,
+    /// The messages that changed.
+    messages: HashSet<MessageId>,
     /// The states whose count or time changed.
     states: HashSet<QueueState>,
-}
-
-impl Word {
-    fn of(changes: &[Change]) -> Word {
-        let mut word = Word::default();
-        for change in changes {
-            let left = word.messages.entry(change.id.clone()).or_default();
-            left.extend(change.from.filter(|from| change.to != Some(*from)));
-            word.states.extend(change.from.into_iter().chain(change.to));
-        }
-        word
-    }
 }
 
 impl Spool {
@@ -150,10 +174,9 @@ impl Spool {
         if found.lost {
             self.report.events.push(r#"{"lost":true}"#);
         }
-        let backlog = found.lost || found.changes.len() == BATCH;
         let word = Word {
-            all: backlog,
-            ..Word::of(&found.changes)
+            all: found.lost || found.changes.len() == BATCH,
+            ..self.word_of(&found.changes)
         };
         while follower
             .again
@@ -172,6 +195,17 @@ impl Spool {
         Ok(())
     }
 
+    fn word_of(&self, changes: &[Change]) -> Word {
+        let mut word = Word::default();
+        for change in changes {
+            let left = change.from.is_some() && change.from != change.to;
+            word.names |= left && !self.cache.own.take(&change.id, change.revision);
+            word.messages.insert(change.id.clone());
+            word.states.extend(change.from.into_iter().chain(change.to));
+        }
+        word
+    }
+
     fn tell(&self, word: &Word) {
         let Some(kernel) = self.cache.invalidator.get() else {
             return;
@@ -188,16 +222,12 @@ impl Spool {
                 .for_each(|ino| kernel.attributes(ino));
             return;
         }
-        word.states.iter().for_each(|s| kernel.attributes(dir(*s)));
-        for (id, left) in &word.messages {
-            let Some(ino) = self.inodes.known(id) else {
-                continue;
-            };
-            kernel.attributes(ino);
-            let name = id.file_name();
-            left.iter()
-                .for_each(|s| kernel.name(dir(*s), name.as_ref()));
+        if word.names {
+            kernel.all_names();
         }
+        word.states.iter().for_each(|s| kernel.attributes(dir(*s)));
+        let known = word.messages.iter().filter_map(|id| self.inodes.known(id));
+        known.for_each(|ino| kernel.attributes(ino));
     }
 
     fn publish(&self, change: &Change) {

@@ -316,10 +316,20 @@ impl Spool {
                 writer.ino
             }
             Ok(Handle::Reader(reader)) => reader.ino,
-            Ok(Handle::Scratch { file, .. }) => file.ino(),
+            Ok(Handle::Scratch { file, .. }) => {
+                self.inodes.let_go(file.ino());
+                return self.discard_if_unused(&file);
+            }
             Ok(Handle::Text(..) | Handle::Dir(_)) => return,
         };
         self.inodes.let_go(ino);
+    }
+
+    /// A scratch file that has neither a name nor a handle takes no room.
+    pub(super) fn discard_if_unused(&self, file: &Arc<ScratchFile>) {
+        if !self.inodes.is_open(file.ino()) && !self.scratches.is_named(file) {
+            file.discard();
+        }
     }
 
     /// The mount ends: every open file has its last close now.

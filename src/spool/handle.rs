@@ -165,6 +165,16 @@ impl Handles {
         of_inode.into_iter().rev().find(|writer| wanted(writer))
     }
 
+    /// A reader of that inode. Looks at every handle: it is asked for where a message went while
+    /// it was open.
+    pub fn reader_of(&self, ino: u64) -> Option<Arc<Reader>> {
+        let table = self.table.read();
+        table.values().find_map(|handle| match handle {
+            Handle::Reader(reader) if reader.ino == ino => Some(reader.clone()),
+            _ => None,
+        })
+    }
+
     /// Whether somebody has that inode open for writing.
     pub fn has_writer(&self, ino: u64) -> bool {
         self.writers.lock().contains_key(&ino)

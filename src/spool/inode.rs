@@ -90,6 +90,12 @@ impl Inodes {
         table.contains_key(&ino).then_some(ino)
     }
 
+    /// Whether a handle knows the number.
+    pub fn is_open(&self, ino: u64) -> bool {
+        let table = self.table.lock();
+        table.get(&ino).is_some_and(|inode| inode.handles > 0)
+    }
+
     /// The inodes that are open.
     pub fn open(&self) -> Vec<u64> {
         let table = self.table.lock();

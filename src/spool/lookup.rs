@@ -9,7 +9,7 @@ use super::attr::{Attr, Brief};
 use super::cache::{self, Validity};
 use super::caller::Caller;
 use super::error::{Errno, Refusal, Result};
-use super::handle::{Handle, Writer};
+use super::handle::Writer;
 use super::inode::Node;
 use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
@@ -87,7 +87,7 @@ impl Spool {
                 let brief = match self.brief(&id, None)? {
                     Some(brief) => brief,
                     // Not committed yet, or gone while it is open.
-                    None => self.open_brief(ino, fh).ok_or_else(Refusal::not_found)?,
+                    None => self.open_brief(ino).ok_or_else(Refusal::not_found)?,
                 };
                 Ok(self.message_attr(ino, brief, own.as_deref()))
             }
@@ -159,14 +159,14 @@ impl Spool {
         }
     }
 
-    /// What is known of a message that is not stored while somebody has it open.
-    fn open_brief(&self, ino: u64, fh: Option<u64>) -> Option<Brief> {
-        let now = Timestamp::now();
-        if let Some(Ok(Handle::Reader(reader))) = fh.map(|fh| self.handles.get(fh)) {
-            return Some(Brief::of_bytes(reader.document.len() as u64, now));
-        }
-        let writer = self.handles.writer_of(ino, |_| true)?;
-        Some(Brief::of_bytes(writer.len.load(Ordering::Relaxed), now))
+    /// What is known of a message that is not stored while somebody has it open: fstat(2) asks
+    /// without a handle.
+    fn open_brief(&self, ino: u64) -> Option<Brief> {
+        let len = match self.handles.writer_of(ino, |_| true) {
+            Some(writer) => writer.len.load(Ordering::Relaxed),
+            None => self.handles.reader_of(ino)?.document.len() as u64,
+        };
+        Some(Brief::of_bytes(len, Timestamp::now()))
     }
 
     /// The caller's own latest open writer of that inode for which `wanted` holds.

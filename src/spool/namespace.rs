@@ -118,7 +118,8 @@ impl Spool {
         }
         let ctx = self.hurried().by(caller.actor());
         let moved = self.store.relocate(&ctx, id, from, to);
-        moved.map_err(under_lock)?;
+        let revision = moved.map_err(under_lock)?;
+        self.cache.own.note(id, revision);
         self.inodes.moved(id, to);
         Ok(())
     }
@@ -203,7 +204,11 @@ impl Spool {
             self.writable()?;
             match Target::of(self.dir(parent)?, name) {
                 Target::Message(state, id) => self.remove_message(caller, state, &id),
-                Target::Scratch(state) => self.scratches.unlink(state, name),
+                Target::Scratch(state) => {
+                    let file = self.scratches.unlink(state, name)?;
+                    self.discard_if_unused(&file);
+                    Ok(())
+                }
                 Target::Invalid => Err(Refusal::not_found()),
                 Target::Fixed => Err(Refusal::new(Errno::EPERM, "control files stay")),
             }
@@ -236,7 +241,9 @@ impl Spool {
         }
         let ctx = self.hurried().by(caller.actor());
         let removed = self.store.remove(&ctx, id, state, None);
-        removed.map_err(under_lock).map(drop)
+        let revision = removed.map_err(under_lock)?;
+        self.cache.own.note(id, revision);
+        Ok(())
     }
 
     /// What can't be made here: directories, links, devices.

@@ -45,6 +45,8 @@ pub struct ScratchFile {
 #[derive(Debug)]
 struct Content {
     bytes: Vec<u8>,
+    /// Whether it still has its part of the budget.
+    counted: bool,
     written: Timestamp,
     touched: Instant,
 }
@@ -64,6 +66,15 @@ impl Budget {
         }
         self.bytes = bytes;
         Ok(())
+    }
+
+    /// Takes a file out of the count.
+    fn give_back(&mut self, content: &mut Content) {
+        self.bytes -= content.bytes.len() as u64;
+        content.bytes = Vec::new();
+        if std::mem::replace(&mut content.counted, false) {
+            self.files -= 1;
+        }
     }
 }
 
@@ -115,6 +126,13 @@ impl ScratchFile {
         self.resize(&mut self.content.lock(), size)
     }
 
+    /// Gives its part of the budget back: nobody can read it any more, but the kernel may go on
+    /// remembering its inode.
+    pub fn discard(&self) {
+        let mut content = self.content.lock();
+        self.budget.lock().give_back(&mut content);
+    }
+
     fn resize(&self, content: &mut Content, size: u64) -> Result<()> {
         let from = content.bytes.len() as u64;
         self.budget.lock().resize(from, size)?;
@@ -127,9 +145,7 @@ impl ScratchFile {
 
 impl Drop for ScratchFile {
     fn drop(&mut self) {
-        let mut budget = self.budget.lock();
-        budget.bytes -= self.content.get_mut().bytes.len() as u64;
-        budget.files -= 1;
+        self.budget.lock().give_back(self.content.get_mut());
     }
 }
 
@@ -251,6 +267,7 @@ impl Scratches {
             private_to,
             content: Mutex::new(Content {
                 bytes: bytes.to_vec(),
+                counted: true,
                 written: Timestamp::now(),
                 touched: Instant::now(),
             }),
@@ -263,10 +280,16 @@ impl Scratches {
         Ok(file)
     }
 
-    /// Takes a name away; the file stays for those who have it open.
-    pub fn unlink(&self, state: QueueState, name: &OsStr) -> Result<()> {
+    /// Takes a name away, and gives its file, which stays for those who have it open.
+    pub fn unlink(&self, state: QueueState, name: &OsStr) -> Result<Arc<ScratchFile>> {
         let removed = self.files.lock().remove(&(state, name.to_owned()));
-        removed.map(drop).ok_or_else(Refusal::not_found)
+        removed.ok_or_else(Refusal::not_found)
+    }
+
+    /// Whether the file has a name.
+    pub fn is_named(&self, file: &Arc<ScratchFile>) -> bool {
+        let files = self.files.lock();
+        files.values().any(|other| Arc::ptr_eq(other, file))
     }
 
     /// Takes a name away if it still is that file's.

@@ -175,14 +175,23 @@ fn the_demo_has_messages_in_every_state() {
             [ $(ls -A $s | wc -l) = $(stat -c %s $s) ] || echo $s does not count
             jq -e '.ID and .Headers and .Created' $s/*.json > /dev/null || echo $s; done";
         assert_eq!(spool.bash(count).ok(), "");
-        // Six commands that work as they are printed.
+        // The commands are indented, with what each does behind two spaces; the first one enters
+        // the mount. Six of them besides, and they work as they are printed.
         let commands: Vec<&str> = said
             .lines()
-            .map(str::trim_start)
-            .map(|line| line.trim_start_matches("$ "))
-            .filter(|line| line.contains("demo/spool") && line.split(' ').count() > 1)
+            .filter_map(|line| line.strip_prefix("  "))
+            .map(|line| line.split("  ").next().unwrap())
             .collect();
-        assert!(commands.len() >= 6, "{said}");
+        assert_eq!(commands.len(), 7, "{said}");
+        let session = format!("set -e; {}", commands.join("\n"));
+        let output = spool.bash(&session);
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{output:#?}"
+        );
+        assert!(output.stdout.contains("deferred 120\n"), "{output:#?}");
+        let held = "cd demo/spool; grep -l @slow.example deferred/* | wc -l; echo $(($(ls hold | wc -l) > 41))";
+        assert_eq!(spool.bash(held).ok(), "0\n1");
     });
     spool.bash("umount demo/spool").ok();
     if let Err(panic) = result {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use retryspoolfs::QueueState::{Bounce, Deferred, Hold};
 use retryspoolfs::{Context, QueueState};
 
-use crate::support::{Spool, message};
+use crate::support::{Spool, eventually, message};
 
 /// How long a script of thousands of operations may take.
 const LONG: Duration = Duration::from_secs(240);
@@ -16,8 +16,9 @@ const LONG: Duration = Duration::from_secs(240);
 /// it met.
 const MOVER: &str = r#"
 import collections, os, sys
-start = os.environ["WORK"] + "/start"
-open(start).read()
+work = os.environ["WORK"]
+open(f"{work}/ready-{TO}", "x")
+while not os.path.exists(f"{work}/start"): pass
 met = collections.Counter()
 for n in range(10_000):
     try: os.rename(f"deferred/m-{n:05}.json", f"{TO}/m-{n:05}.json"); met["moved"] += 1
@@ -30,13 +31,14 @@ fn of_two_movers_of_a_message_one_wins() {
     const MESSAGES: u64 = 10_000;
     let spool = Spool::with((0..MESSAGES).map(|n| message(&format!("m-{n:05}"), Deferred)));
     let mount = spool.mount("");
-    mount.bash("mkfifo $WORK/start").ok();
     let movers = ["hold", "bounce"].map(|to| {
         let script = format!("TO = {to:?}\n{MOVER}");
         mount.start_in(&["python3"], &script).within(LONG)
     });
     // Both wait for this, so that neither is done before the other begins.
-    mount.bash("exec 3> $WORK/start; exec 3>&-").ok();
+    let ready = |to: &str| spool.work().join(format!("ready-{to}")).exists();
+    eventually("both are ready", || ready("hold") && ready("bounce"));
+    fs::write(spool.work().join("start"), "").unwrap();
     let met = movers.map(|mover| {
         let lines = mover.wait().ok();
         let pairs = lines.lines().map(|line| line.split_once('=').unwrap());

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use super::common::*;
-use retryspoolfs::spool::Errno::{ENODATA, EOPNOTSUPP};
+use retryspoolfs::spool::Errno::{ENODATA, ENOENT, EOPNOTSUPP};
 use retryspoolfs::{MessageMetadata, Timestamp};
 
 #[test]
@@ -98,4 +98,18 @@ fn the_fields_of_a_message_are_attributes() {
     assert_eq!(errno(removed), EOPNOTSUPP);
     let count = OsStr::new("user.retryspool.count");
     assert_eq!(m.spool.getxattr(dir_of(Hold), count).unwrap(), b"1");
+}
+
+#[test]
+fn a_reader_of_a_message_that_went_still_knows_its_length() {
+    let m = mounted();
+    m.put("x", Deferred);
+    let length = m.text("x").len() as u64;
+    let fh = m.open(&me(), Deferred, "x.json", READ).unwrap();
+    let ino = m.lookup(&me(), Deferred, "x.json").unwrap().ino;
+    m.unlink(&me(), Deferred, "x.json").unwrap();
+    // fstat(2) comes without the handle.
+    assert_eq!(m.spool.getattr(&me(), ino, None).unwrap().size, length);
+    m.spool.release(fh);
+    assert_eq!(errno(m.spool.getattr(&me(), ino, None)), ENOENT);
 }

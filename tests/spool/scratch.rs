@@ -160,3 +160,25 @@ fn refused_documents_leave_room_for_the_editor_that_mends_them() {
     assert_eq!(list(&m.spool, 10 + 3).len(), 2048);
     put(&m, ".0.json.swp", "swap");
 }
+
+#[test]
+fn what_was_removed_takes_no_room_while_the_kernel_remembers_it() {
+    let m = mounted();
+    for n in 0..4096 {
+        put(&m, &format!(".{n}"), "");
+    }
+    // Found here, removed by its other path: the kernel goes on remembering the one it looked up.
+    let ino = m.lookup(&me(), Hold, ".7").unwrap().ino;
+    m.spool.unlink(&me(), 10 + 3, OsStr::new(".7")).unwrap();
+    put(&m, ".more", "");
+    // The same for one that is closed after it was removed, and not before.
+    let fh = m.open(&me(), Hold, ".8", WRITE).unwrap();
+    m.lookup(&me(), Hold, ".8").unwrap();
+    m.unlink(&me(), Hold, ".8").unwrap();
+    m.spool.write(fh, 0, b"still here").unwrap();
+    assert_eq!(m.spool.read(fh, 0, 100).unwrap(), b"still here");
+    assert_eq!(errno(m.create(&me(), Hold, ".again", TRUNCATE)), ENOSPC);
+    m.close(&me(), fh).unwrap();
+    put(&m, ".again", "");
+    m.spool.forget(ino, 1);
+}
