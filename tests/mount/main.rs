@@ -6,6 +6,7 @@
 
 mod badinput;
 mod closes;
+mod directory;
 mod lifecycle;
 mod moves;
 mod race;

@@ -7,7 +7,7 @@
 //! May fail: until the deciding step. After it nothing but the disk does, and says so.
 //! Must not know: the index's inside.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat2};
@@ -16,7 +16,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::Directory;
 use super::file::{self, Found, Look, Temporary, mark, same_bytes, sync_names};
-use super::find::{Everywhere, everywhere};
+use super::find::{Everywhere, everywhere, stats};
 use super::place::{StateDir, failed};
 use crate::backend::{Context, Error, Result};
 use crate::model::{
@@ -39,8 +39,6 @@ struct Step<'a> {
     ctx: &'a Context,
     id: &'a MessageId,
     name: String,
-    /// When it first waited for a move of RetrySpool's to end.
-    waits: Option<Instant>,
 }
 
 impl Directory {
@@ -53,7 +51,6 @@ impl Directory {
             ctx,
             id,
             name: PlainName::of_id(id)?,
-            waits: None,
         })
     }
 
@@ -102,7 +99,7 @@ impl Directory {
 
     /// Stores what the caller gives, over whatever is there.
     fn write(&self, ctx: &Context, metadata: &MessageMetadata, store: bool) -> Result<Revision> {
-        let mut step = match store {
+        let step = match store {
             true => self.step(ctx, &metadata.id)?,
             false => self.step_of(ctx, &metadata.id)?,
         };
@@ -138,7 +135,7 @@ impl Directory {
                         updated: or_now(metadata.updated).max(stored.updated.next()),
                         ..metadata.clone()
                     };
-                    (self.put(&mut step, &seen, found, metadata)?, stored.state)
+                    (self.put(&step, &seen, found, metadata)?, stored.state)
                 }
             };
             if let Attempt::Done(stored) = attempt {
@@ -157,7 +154,7 @@ impl Directory {
         seen_by_caller: Revision,
         metadata: &MessageMetadata,
     ) -> Result<Revision> {
-        let mut step = self.step_of(ctx, &metadata.id)?;
+        let step = self.step_of(ctx, &metadata.id)?;
         let held = self.locks.lock(step.id, ctx.deadline())?;
         loop {
             let seen = self.look(&step)?;
@@ -166,7 +163,7 @@ impl Directory {
                 updated: metadata.updated.max(found.stored.metadata.updated.next()),
                 ..metadata.clone()
             };
-            if let Attempt::Done(stored) = self.put(&mut step, &seen, found, metadata)? {
+            if let Attempt::Done(stored) = self.put(&step, &seen, found, metadata)? {
                 drop(held);
                 return self.on_disk(stored, from);
             }
@@ -182,7 +179,7 @@ impl Directory {
         from: QueueState,
         to: QueueState,
     ) -> Result<Revision> {
-        let mut step = self.step_of(ctx, id)?;
+        let step = self.step_of(ctx, id)?;
         let held = self.locks.lock(id, ctx.deadline())?;
         loop {
             let seen = self.look(&step)?;
@@ -191,7 +188,7 @@ impl Directory {
                 return Ok(found.stored.revision);
             }
             let moved = moved(&found.stored.metadata, to);
-            if self.is_free(&mut step, &seen, to)?
+            if self.is_free(&step, &seen, to)?
                 && let Attempt::Done(stored) = self.shift(&step, found, moved, false)?
             {
                 drop(held);
@@ -245,7 +242,8 @@ impl Directory {
         let mut new = Temporary::write(&self.place, dir, &step.name, metadata, None)?;
         match no_replace(|flags| new.rename(&step.name, flags), dir, &step.name) {
             Ok(()) => Ok(Attempt::Done(self.done(step, &new, metadata.clone(), None))),
-            Err(Errno::EEXIST) => Ok(Attempt::Again),
+            // A RetrySpool that starts removes files that look half-written.
+            Err(Errno::EEXIST | Errno::ENOENT) => Ok(Attempt::Again),
             Err(e) => Err(failed(&self.place.shown(dir.state, &step.name), &e.into())),
         }
     }
@@ -253,7 +251,7 @@ impl Directory {
     /// Puts new content in the message's place, or in the state that it names.
     fn put(
         &self,
-        step: &mut Step,
+        step: &Step,
         seen: &Everywhere,
         found: &Found,
         metadata: MessageMetadata,
@@ -269,7 +267,7 @@ impl Directory {
 
     /// Whether a message can move there. An older copy that is there may be one that RetrySpool is
     /// about to remove, and would remove what takes its place: it is waited for.
-    fn is_free(&self, step: &mut Step, seen: &Everywhere, to: QueueState) -> Result<bool> {
+    fn is_free(&self, step: &Step, seen: &Everywhere, to: QueueState) -> Result<bool> {
         if let Some((_, why)) = seen.foreign.iter().find(|(state, _)| *state == to) {
             let path = self.place.shown(to, &step.name);
             return Err(Error::Corrupt(format!(
@@ -279,11 +277,10 @@ impl Directory {
         if !seen.doubles.contains(&to) {
             return Ok(true);
         }
-        let since = *step.waits.get_or_insert_with(Instant::now);
-        if since.elapsed() < GRACE {
-            std::thread::sleep(Duration::from_millis(2));
-        } else {
+        if self.is_settled(step)? {
             self.set_aside(self.place.to(to)?, &step.name)?;
+        } else {
+            std::thread::sleep(Duration::from_millis(2));
         }
         Ok(false)
     }
@@ -420,14 +417,18 @@ impl Directory {
                 Err(Errno::ENOENT | Errno::EEXIST) => return Ok(false),
                 Err(e) => return Err(shown(e)),
             }
-            let is_it = file::stat(dir, &taken)?.is_some_and(|s| same_bytes(&s, &found.stat));
-            if !is_it {
+            let taken_stat = file::stat(dir, &taken)?;
+            if !taken_stat.is_none_or(|s| same_bytes(&s, &found.stat)) {
                 if go(&taken, name) == Err(Errno::EEXIST) {
                     let _ = unlink(dir, &taken);
                 }
                 return Ok(false);
             }
-            unlink(dir, &taken)
+            // A RetrySpool that starts may have removed it already.
+            match unlink(dir, &taken) {
+                Err(Errno::ENOENT) => Ok(()),
+                gone => gone,
+            }
         } else {
             unlink(dir, name)
         };
@@ -442,13 +443,34 @@ impl Directory {
     }
 
     /// A message that was in two states for too long is in one: the older copies are kept aside.
-    pub fn settle(&self, ctx: &Context, id: &MessageId) -> Result<()> {
+    /// `false` if one of them is younger than that.
+    pub fn settle(&self, ctx: &Context, id: &MessageId) -> Result<bool> {
         let step = self.step_of(ctx, id)?;
         let _held = self.locks.lock(id, ctx.deadline())?;
-        for double in self.look(&step)?.doubles {
+        let seen = self.look(&step)?;
+        if seen.doubles.is_empty() {
+            return Ok(true);
+        }
+        if !self.is_settled(&step)? {
+            return Ok(false);
+        }
+        for double in seen.doubles {
             self.set_aside(self.place.to(double)?, &step.name)?;
         }
-        self.look(&step).map(drop)
+        self.look(&step)?;
+        Ok(true)
+    }
+
+    /// Whether every copy of the message has had its name for so long that RetrySpool is no longer
+    /// in the middle of a move: then it would remove the one that stays.
+    fn is_settled(&self, step: &Step) -> Result<bool> {
+        let now = Timestamp::now();
+        let is_old = |stat: &FileStat| {
+            let named = Timestamp::new(stat.st_ctime, stat.st_ctime_nsec as u32);
+            named.is_some_and(|named| named.saturating_add(GRACE) <= now)
+        };
+        let stats = stats(&self.place, &step.name)?;
+        Ok(stats.iter().all(|(_, stat)| is_old(stat)))
     }
 
     /// Writes the directory's state into a document that names another one: RetrySpool would

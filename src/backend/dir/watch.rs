@@ -354,35 +354,44 @@ impl Directory {
         self.look_at_due(watch)
     }
 
-    /// Puts right what was doubtful for long enough, and tells of what is no message.
-    fn tidy(&self, watch: &mut Watch) -> Result<()> {
-        let since = |since: &Instant, long: Duration| since.elapsed() >= long;
+    /// Puts right what was doubtful for long enough, and tells of what is no message. Nobody has
+    /// to wait for that who reads the index.
+    fn tidy(&self) -> Result<()> {
+        let (doubles, misnamed, suspects) = match &*self.watch.lock() {
+            None => return Ok(()),
+            Some(watch) => (
+                ripe(&watch.doubles, GRACE),
+                ripe(&watch.misnamed, GRACE),
+                ripe(&watch.suspects, PATIENCE),
+            ),
+        };
         let ctx = Context::within(Duration::from_secs(1));
-        for id in ripe(&watch.doubles, GRACE) {
-            if !self.read_only {
-                self.settle(&ctx, &id)?;
+        let mut done = Vec::new();
+        if !self.read_only {
+            for id in doubles {
+                if self.settle(&ctx, &id)? {
+                    done.push(id);
+                }
             }
-            watch.doubles.remove(&id);
-        }
-        for id in ripe(&watch.misnamed, GRACE) {
-            if !self.read_only {
-                self.mend(&ctx, &id)?;
+            for id in &misnamed {
+                self.mend(&ctx, id)?;
             }
-            watch.misnamed.remove(&id);
         }
-        let old: Vec<(QueueState, OsString)> = watch
-            .suspects
-            .iter()
-            .filter(|(_, at)| since(at, PATIENCE))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for (state, name) in old {
-            watch.suspects.remove(&(state, name.clone()));
-            if let Some(why) = self.why_foreign(state, &name)? {
-                let path = self.place.path().join(state.as_str()).join(&name);
+        let mut foreign = Vec::new();
+        for (state, name) in &suspects {
+            if let Some(why) = self.why_foreign(*state, name)? {
+                let path = self.place.path().join(state.as_str()).join(name);
                 tracing::warn!(target: "retryspoolfs", "{} is no message, and is left alone: {why}", path.display());
-                watch.told.insert((state, name), why);
+                foreign.push(((*state, name.clone()), why));
             }
+        }
+        if let Some(watch) = &mut *self.watch.lock() {
+            watch.told.extend(foreign);
+            watch
+                .suspects
+                .retain(|suspect, _| !suspects.contains(suspect));
+            watch.misnamed.retain(|id, _| !misnamed.contains(id));
+            watch.doubles.retain(|id, _| !done.contains(id));
         }
         Ok(())
     }
@@ -419,17 +428,16 @@ impl Directory {
             if self.known.lock().closed {
                 return;
             }
-            let mut watch = self.watch.lock();
-            let Some(watch) = &mut *watch else { return };
             let look = inotify.is_none() && Instant::now() >= next_look;
             if look {
                 next_look = Instant::now() + LOOK;
             }
-            let done = match look {
-                true => self.look_around(watch),
-                false => self.catch_up(watch),
+            let done = match &mut *self.watch.lock() {
+                None => return,
+                Some(watch) if look => self.look_around(watch),
+                Some(watch) => self.catch_up(watch),
             };
-            let done = done.and_then(|()| self.tidy(watch));
+            let done = done.and_then(|()| self.tidy());
             if let (Err(error), false) = (&done, troubled) {
                 let path = self.place.path().display();
                 tracing::error!(target: "retryspoolfs", "{path} can't be followed: {error}");
@@ -482,7 +490,7 @@ fn note_since(list: &mut BTreeMap<MessageId, Instant>, id: &MessageId, is: bool)
     }
 }
 
-fn ripe(list: &BTreeMap<MessageId, Instant>, after: Duration) -> Vec<MessageId> {
+fn ripe<T: Clone>(list: &BTreeMap<T, Instant>, after: Duration) -> Vec<T> {
     let old = list.iter().filter(|(_, since)| since.elapsed() >= after);
-    old.map(|(id, _)| id.clone()).collect()
+    old.map(|(what, _)| what.clone()).collect()
 }
