@@ -385,6 +385,12 @@ pub trait Backend: Send + Sync {
     /// The state's oldest message and the next retry that is due, to the second.
     fn ages(&self, ctx: &Context, state: QueueState) -> Result<Ages>;
 
+    /// How many messages are stored that no file name or directory can express: they are in no
+    /// listing and in no count. Zero for a store that can hold none.
+    fn inexpressible(&self, _ctx: &Context) -> Result<u64> {
+        Ok(0)
+    }
+
     /// Whether the store's log of changes knows that the message once was at this Updated and
     /// has changed since. The log is bounded: `false` may also mean that it was too long ago.
     fn was_revision(&self, ctx: &Context, id: &MessageId, updated: Timestamp) -> Result<bool>;

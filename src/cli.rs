@@ -2,7 +2,7 @@
 //!
 //! Owns: what is printed, and the exit codes (see [`failure`]).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -12,6 +12,8 @@ use crate::backend::locator::Locator;
 mod demo;
 mod failure;
 mod filter;
+mod health;
+mod helper;
 mod init;
 mod list;
 mod log;
@@ -19,6 +21,7 @@ mod mount;
 mod output;
 mod place;
 mod show;
+mod umount;
 
 use failure::Failure;
 
@@ -34,6 +37,8 @@ struct Cli {
 #[allow(clippy::large_enum_variant, reason = "a process has one")]
 enum Command {
     Mount(mount::Arguments),
+    Umount(umount::Arguments),
+    Health(health::Arguments),
     Init(init::Arguments),
     Demo(demo::Arguments),
     List(list::Arguments),
@@ -48,18 +53,54 @@ pub fn command() -> clap::Command {
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
     hold_standard_streams();
-    let cli = match Cli::try_parse() {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let is_command = |word: &OsStr| command().get_subcommands().any(|c| word == c.get_name());
+    if let Some(said) = helper::called(&words, is_command) {
+        let mounted = said.and_then(|said| mount::run(&mount::Arguments::from_mount(said)));
+        return mounted.unwrap_or_else(Failure::end);
+    }
+    let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
-        Err(error) => error.exit(),
+        Err(error) => return usage(&error, words.get(1)),
     };
     let done = match cli.command {
         Command::Mount(arguments) => mount::run(&arguments),
+        Command::Umount(arguments) => umount::run(&arguments),
+        Command::Health(arguments) => health::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
     };
     done.unwrap_or_else(Failure::end)
+}
+
+/// Prints what clap has to say: help in full, a complaint in one line.
+fn usage(error: &clap::Error, command: Option<&OsString>) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let complaint: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let complaint = complaint.join(" ");
+    let complaint = complaint.strip_prefix("error: ").unwrap_or(&complaint);
+    let command = command.and_then(|word| word.to_str()).unwrap_or_default();
+    let known = self::command()
+        .get_subcommands()
+        .any(|c| command == c.get_name());
+    let (see, code) = match command {
+        // The codes of mount(8), and of monitoring plugins.
+        "mount" => (" mount", 1),
+        "health" => (" health", health::UNKNOWN),
+        _ if known => (&*format!(" {command}"), failure::USAGE),
+        _ => ("", failure::USAGE),
+    };
+    Failure::coded(format!("{complaint}; see: retryspoolfs{see} --help"), code).end()
 }
 
 /// Where the user says that the spool is.

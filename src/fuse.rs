@@ -9,22 +9,26 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::spool::{self, Attr, Caller, DirEntry, OpenMode, Refusal, Spool, Validity};
+use crate::spool::{
+    self, Attr, Caller, DirEntry, Errno, OpenMode, Operation, Refusal, Spool, Validity, Wake,
+};
 
 use options::MountOptions;
 
 mod kernel;
+pub mod mountpoint;
 pub mod mounts;
 pub mod options;
+mod service;
 pub mod session;
 
 const GENERATION: Generation = Generation(0);
@@ -40,9 +44,21 @@ impl Adapter {
         Adapter(spool, options)
     }
 
+    /// Runs an operation and counts it. If it panics, its reply is dropped, and fuser answers `EIO`.
+    fn run(&self, operation: Operation, answer: impl FnOnce() -> Answered) {
+        let begun = Instant::now();
+        let refused = catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
+            tracing::error!(target: "retryspoolfs", "an operation failed inside; please report this");
+            Some(Errno::EIO)
+        });
+        self.0
+            .operations()
+            .ended(operation, begun.elapsed(), refused);
+    }
+
     /// For how long this kernel may remember: for long, where it can be told to forget.
     fn validity(&self, minor: u32) -> Validity {
-        let second = Duration::from_secs(1);
+        let second = spool::UNTOLD;
         let kept = match (self.0.has_feed(), minor >= kernel::EPOCH_MINOR) {
             (true, true) => Validity {
                 names: spool::VALID,
@@ -63,22 +79,34 @@ impl Adapter {
                 attributes: second,
             },
         };
+        let wished = self.1.entry_timeout.unwrap_or(kept.names);
         Validity {
-            names: self.1.entry_timeout.unwrap_or(kept.names),
+            names: if minor >= kernel::EPOCH_MINOR {
+                wished
+            } else {
+                kept.names
+            },
             attributes: self.1.attr_timeout.unwrap_or(kept.attributes),
         }
     }
 }
 
-/// Runs an operation. If it panics, its reply is dropped, and fuser answers `EIO`.
-fn guarded(operation: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(operation)).is_err() {
-        tracing::error!(target: "retryspoolfs", "an operation failed inside; please report this");
-    }
-}
+/// How an operation was answered: with an errno, or well.
+type Answered = Option<Errno>;
 
-fn errno(refusal: &Refusal) -> fuser::Errno {
-    fuser::Errno::from_i32(refusal.errno.number())
+/// Asks the kernel for what this mount uses; an older one goes without.
+#[doc(hidden)]
+pub fn negotiate(config: &mut KernelConfig) {
+    for wanted in [
+        InitFlags::FUSE_ATOMIC_O_TRUNC,
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_DO_READDIRPLUS,
+        InitFlags::FUSE_READDIRPLUS_AUTO,
+        InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    ] {
+        let _ = config.add_capabilities(wanted);
+    }
+    let _ = config.set_max_write(MAX_WRITE);
 }
 
 fn caller(request: &Request) -> Caller {
@@ -130,49 +158,54 @@ fn kind(is_dir: bool) -> FileType {
 macro_rules! answer {
     ($reply:ident, $result:expr, |$value:pat_param| $good:expr) => {
         match $result {
-            Ok($value) => $good,
-            Err(refusal) => $reply.error(errno(&refusal)),
+            Ok($value) => {
+                $good;
+                None
+            }
+            Err(refusal) => refuse!($reply, refusal),
         }
     };
 }
 
+/// Answers with a refusal.
+macro_rules! refuse {
+    ($reply:ident, $refusal:expr) => {{
+        let refusal: Refusal = $refusal;
+        $reply.error(fuser::Errno::from_i32(refusal.errno.number()));
+        Some(refusal.errno)
+    }};
+}
+
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for wanted in [
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-        ] {
-            // An older kernel goes without.
-            let _ = config.add_capabilities(wanted);
-        }
-        let _ = config.set_max_write(MAX_WRITE);
+        negotiate(config);
         let version = config.kernel_abi();
         self.0.set_validity(self.validity(version.1));
         Ok(())
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded(|| {
+        self.run(Operation::Lookup, || {
             let found = self.0.lookup(&caller(request), parent.0, name);
             answer!(reply, found, |attr| {
                 let Validity { names, attributes } = attr.validity;
                 reply.entry_with_ttls(&attributes, &names, &file_attr(&attr), GENERATION)
-            });
+            })
         });
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, nlookup: u64) {
-        guarded(|| self.0.forget(ino.0, nlookup));
+        self.run(Operation::Forget, || {
+            self.0.forget(ino.0, nlookup);
+            None
+        });
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        guarded(|| {
+        self.run(Operation::Getattr, || {
             let attr = self.0.getattr(&caller(request), ino.0, fh.map(|fh| fh.0));
             answer!(reply, attr, |attr| reply
-                .attr(&attr.validity.attributes, &file_attr(&attr)));
+                .attr(&attr.validity.attributes, &file_attr(&attr)))
         });
     }
 
@@ -194,11 +227,11 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        guarded(|| {
+        self.run(Operation::Setattr, || {
             let fh = fh.map(|fh| fh.0);
             let attr = self.0.setattr(&caller(request), ino.0, fh, size);
             answer!(reply, attr, |attr| reply
-                .attr(&attr.validity.attributes, &file_attr(&attr)));
+                .attr(&attr.validity.attributes, &file_attr(&attr)))
         });
     }
 
@@ -212,14 +245,12 @@ impl Filesystem for Adapter {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        guarded(|| {
+        self.run(Operation::Mknod, || {
             let spool = &self.0;
-            reply.error(errno(&spool.refuse_node(
-                &caller(request),
-                "mknod",
-                parent.0,
-                name,
-            )));
+            refuse!(
+                reply,
+                spool.refuse_node(&caller(request), "mknod", parent.0, name)
+            )
         });
     }
 
@@ -232,12 +263,8 @@ impl Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        guarded(|| {
-            reply.error(errno(&self.0.refuse_mkdir(
-                &caller(request),
-                parent.0,
-                name,
-            )))
+        self.run(Operation::Mkdir, || {
+            refuse!(reply, self.0.refuse_mkdir(&caller(request), parent.0, name))
         });
     }
 
@@ -249,14 +276,12 @@ impl Filesystem for Adapter {
         _target: &Path,
         reply: ReplyEntry,
     ) {
-        guarded(|| {
+        self.run(Operation::Symlink, || {
             let spool = &self.0;
-            reply.error(errno(&spool.refuse_node(
-                &caller(request),
-                "symlink",
-                parent.0,
-                name,
-            )));
+            refuse!(
+                reply,
+                spool.refuse_node(&caller(request), "symlink", parent.0, name)
+            )
         });
     }
 
@@ -268,33 +293,29 @@ impl Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        guarded(|| {
+        self.run(Operation::Link, || {
             let spool = &self.0;
-            reply.error(errno(&spool.refuse_node(
-                &caller(request),
-                "link",
-                new_parent.0,
-                name,
-            )));
+            refuse!(
+                reply,
+                spool.refuse_node(&caller(request), "link", new_parent.0, name)
+            )
         });
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded(|| {
+        self.run(Operation::Unlink, || {
             let removed = self.0.unlink(&caller(request), parent.0, name);
-            answer!(reply, removed, |()| reply.ok());
+            answer!(reply, removed, |()| reply.ok())
         });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded(|| {
+        self.run(Operation::Rmdir, || {
             let spool = &self.0;
-            reply.error(errno(&spool.refuse_node(
-                &caller(request),
-                "rmdir",
-                parent.0,
-                name,
-            )));
+            refuse!(
+                reply,
+                spool.refuse_node(&caller(request), "rmdir", parent.0, name)
+            )
         });
     }
 
@@ -308,7 +329,7 @@ impl Filesystem for Adapter {
         flags: fuser::RenameFlags,
         reply: ReplyEmpty,
     ) {
-        guarded(|| {
+        self.run(Operation::Rename, || {
             let no_replace = fuser::RenameFlags::RENAME_NOREPLACE;
             let flags = crate::spool::RenameFlags {
                 no_replace: flags.contains(no_replace),
@@ -316,18 +337,18 @@ impl Filesystem for Adapter {
             };
             let (from, to) = ((parent.0, name), (new_parent.0, new_name));
             let renamed = self.0.rename(&caller(request), from, to, flags);
-            answer!(reply, renamed, |()| reply.ok());
+            answer!(reply, renamed, |()| reply.ok())
         });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        guarded(|| {
+        self.run(Operation::Open, || {
             let opened = self
                 .0
                 .open(&caller(request), ino.0, OpenMode::from(flags.0));
             answer!(reply, opened, |fh| {
                 reply.opened(FileHandle(fh), fopen_flags(self.0.is_judged_at_close(fh)));
-            });
+            })
         });
     }
 
@@ -341,7 +362,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        guarded(|| {
+        self.run(Operation::Create, || {
             let mode = OpenMode::from(flags);
             let created = self.0.create(&caller(request), parent.0, name, mode);
             answer!(reply, created, |(attr, fh)| {
@@ -353,7 +374,7 @@ impl Filesystem for Adapter {
                     FileHandle(fh),
                     flags,
                 );
-            });
+            })
         });
     }
 
@@ -368,9 +389,9 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        guarded(|| {
+        self.run(Operation::Read, || {
             let read = self.0.read(fh.0, offset, size as usize);
-            answer!(reply, read, |bytes| reply.data(&bytes));
+            answer!(reply, read, |bytes| reply.data(&bytes))
         });
     }
 
@@ -386,9 +407,9 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        guarded(|| {
+        self.run(Operation::Write, || {
             let written = self.0.write(fh.0, offset, data);
-            answer!(reply, written, |()| reply.written(data.len() as u32));
+            answer!(reply, written, |()| reply.written(data.len() as u32))
         });
     }
 
@@ -400,9 +421,9 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        guarded(|| {
+        self.run(Operation::Flush, || {
             let closed = self.0.flush(&caller(request), fh.0);
-            answer!(reply, closed, |()| reply.ok());
+            answer!(reply, closed, |()| reply.ok())
         });
     }
 
@@ -416,9 +437,10 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        guarded(|| {
+        self.run(Operation::Release, || {
             self.0.release(fh.0);
             reply.ok();
+            None
         });
     }
 
@@ -430,17 +452,45 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        guarded(|| {
+        self.run(Operation::Fsync, || {
             let synced = self.0.fsync(&caller(request), fh.0);
-            answer!(reply, synced, |()| reply.ok());
+            answer!(reply, synced, |()| reply.ok())
+        });
+    }
+
+    fn poll(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        notifier: PollNotifier,
+        _events: PollEvents,
+        flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        self.run(Operation::Poll, || {
+            let wanted = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY);
+            let wake = wanted.then(|| -> Wake {
+                // A file that was closed meanwhile waits for nothing.
+                Box::new(|| drop(notifier.notify()))
+            });
+            answer!(reply, self.0.poll(fh.0, wake), |is_readable| {
+                let readable = PollEvents::POLLIN | PollEvents::POLLRDNORM;
+                let writable = PollEvents::POLLOUT | PollEvents::POLLWRNORM;
+                reply.poll(if is_readable {
+                    readable | writable
+                } else {
+                    writable
+                });
+            })
         });
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        guarded(|| {
+        self.run(Operation::Opendir, || {
             answer!(reply, self.0.opendir(ino.0), |fh| {
                 reply.opened(FileHandle(fh), FopenFlags::empty());
-            });
+            })
         });
     }
 
@@ -452,7 +502,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        guarded(|| {
+        self.run(Operation::Readdir, || {
             let mut sink = |entry: &DirEntry| {
                 !reply.add(
                     INodeNo(entry.ino),
@@ -462,7 +512,7 @@ impl Filesystem for Adapter {
                 )
             };
             let read = self.0.readdir(fh.0, offset, false, &mut sink);
-            answer!(reply, read, |()| reply.ok());
+            answer!(reply, read, |()| reply.ok())
         });
     }
 
@@ -474,7 +524,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        guarded(|| {
+        self.run(Operation::Readdir, || {
             let mut sink = |entry: &DirEntry| {
                 // The core gives attributes to each entry of such a listing.
                 entry.attr.as_ref().is_some_and(|attr| {
@@ -491,7 +541,7 @@ impl Filesystem for Adapter {
                 })
             };
             let read = self.0.readdir(fh.0, offset, true, &mut sink);
-            answer!(reply, read, |()| reply.ok());
+            answer!(reply, read, |()| reply.ok())
         });
     }
 
@@ -503,9 +553,10 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        guarded(|| {
+        self.run(Operation::Releasedir, || {
             self.0.releasedir(fh.0);
             reply.ok();
+            None
         });
     }
 
@@ -517,14 +568,14 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        guarded(|| {
+        self.run(Operation::Fsyncdir, || {
             let synced = self.0.fsyncdir(&caller(request), ino.0);
-            answer!(reply, synced, |()| reply.ok());
+            answer!(reply, synced, |()| reply.ok())
         });
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        guarded(|| {
+        self.run(Operation::Statfs, || {
             answer!(reply, self.0.usage(), |usage| {
                 const BLOCK: u64 = 4096;
                 // No number of messages is the last one: as many as fit a 32-bit reader.
@@ -539,7 +590,7 @@ impl Filesystem for Adapter {
                     crate::model::NAME_MAX as u32,
                     BLOCK as u32,
                 );
-            });
+            })
         });
     }
 
@@ -553,8 +604,8 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        guarded(|| {
-            answer!(reply, self.0.setxattr(ino.0, name, value), |()| reply.ok());
+        self.run(Operation::Setxattr, || {
+            answer!(reply, self.0.setxattr(ino.0, name, value), |()| reply.ok())
         });
     }
 
@@ -566,15 +617,15 @@ impl Filesystem for Adapter {
         size: u32,
         reply: ReplyXattr,
     ) {
-        guarded(|| {
+        self.run(Operation::Getxattr, || {
             answer!(reply, self.0.getxattr(ino.0, name), |value| {
                 give_xattr(reply, size, &value);
-            });
+            })
         });
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        guarded(|| {
+        self.run(Operation::Listxattr, || {
             answer!(reply, self.0.listxattr(ino.0), |names| {
                 let mut list = Vec::new();
                 for name in names {
@@ -582,13 +633,13 @@ impl Filesystem for Adapter {
                     list.push(0);
                 }
                 give_xattr(reply, size, &list);
-            });
+            })
         });
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded(|| {
-            answer!(reply, self.0.removexattr(ino.0, name), |()| reply.ok());
+        self.run(Operation::Removexattr, || {
+            answer!(reply, self.0.removexattr(ino.0, name), |()| reply.ok())
         });
     }
 }

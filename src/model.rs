@@ -4,6 +4,7 @@
 //! May fail: only by refusing a value that the contract does not know.
 //! Must not know: JSON, stores, FUSE.
 
+mod error_class;
 mod filter;
 mod glob;
 mod id;
@@ -14,6 +15,7 @@ mod state;
 mod timestamp;
 mod when;
 
+pub use error_class::ErrorClass;
 pub use filter::{Filter, parse_range};
 pub use glob::Glob;
 pub use id::{FileName, InvalidId, MessageId, NAME_MAX};

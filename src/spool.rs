@@ -26,25 +26,34 @@ mod commit;
 mod draft;
 mod error;
 mod file;
+mod follow;
 mod handle;
 mod inode;
 mod listing;
 mod lookup;
+mod metrics;
 mod namespace;
+mod operations;
+mod repeats;
 mod report;
 mod scratch;
+mod status;
+mod survey;
 mod tree;
 mod xattr;
 
 pub use attr::{Attr, Ownership};
-pub use cache::{Follower, Invalidator, VALID, Validity};
+pub use cache::{Invalidator, UNTOLD, VALID, Validity};
 pub use caller::{Caller, Process};
 pub use draft::{Close, Closer, Content, Draft, on_close};
 pub use error::{Errno, Refusal, Result, Waiting, refusal};
 pub use file::OpenMode;
+pub use follow::Follower;
 pub use inode::number_of;
 pub use listing::{DirEntry, Sink};
 pub use namespace::RenameFlags;
+pub use operations::{Counted, Operation, Operations};
+pub use report::Wake;
 pub use tree::CONTROL;
 
 use aside::Asides;
@@ -54,6 +63,7 @@ use handle::Handles;
 use inode::Inodes;
 use report::Report;
 use scratch::Scratches;
+use survey::Survey;
 
 /// How long an operation waits for the store where nobody else has to wait for it.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -61,6 +71,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// What a mount may be told.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Where the store is, for people.
+    pub source: String,
     /// Nothing may be changed through this mount.
     pub read_only: bool,
     /// `rm` of a message is refused.
@@ -98,6 +110,8 @@ pub struct Spool {
     own: OwnWrites,
     report: Report,
     cache: Cache,
+    operations: Operations,
+    survey: Survey,
     started: Timestamp,
 }
 
@@ -123,13 +137,17 @@ impl Spool {
             own: OwnWrites::default(),
             report: Report::default(),
             cache: Cache::default(),
+            operations: Operations::default(),
+            survey: Survey::default(),
             started: Timestamp::now(),
         }
     }
 
-    /// Puts on disk what scratch files nobody touched for an hour, and tells who hid a message
-    /// by mistake. To be called about once a second.
+    /// Puts on disk what scratch files nobody touched for an hour, tells who hid a message by
+    /// mistake, and goes on counting for the metrics. To be called about once a second.
     pub fn tidy(&self) {
+        self.report.tell_repeats();
+        self.survey_a_little();
         self.rescue_scratch_files(Some(scratch::IDLE));
         for (id, line) in self.asides.expired() {
             // Who removed it since has nothing to be told.
@@ -156,6 +174,11 @@ impl Spool {
         }
         let space = self.ask(self.store.space())?;
         Ok(Usage { messages, space })
+    }
+
+    /// Where operations are counted by whoever answers them.
+    pub fn operations(&self) -> &Operations {
+        &self.operations
     }
 
     /// How many inodes the kernel or an open file knows, the fixed ones apart.

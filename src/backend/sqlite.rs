@@ -483,6 +483,10 @@ impl Backend for SqliteBackend {
         self.read_settled(ctx, |conn| reader::ages(conn, state))
     }
 
+    fn inexpressible(&self, ctx: &Context) -> Result<u64> {
+        self.read_settled(ctx, reader::inexpressible)
+    }
+
     fn was_revision(&self, ctx: &Context, id: &MessageId, updated: Timestamp) -> Result<bool> {
         self.read(ctx, |conn| reader::was_revision(conn, id, updated))
     }

@@ -56,11 +56,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let words: [OsString; 3] = ["mount".into(), database.into(), mountpoint.clone().into()];
-    let code = mount::in_background(words.into_iter())?;
-    if code == ExitCode::SUCCESS {
+    let code = mount::in_background(&words).map_err(|error| failed(&error))?;
+    if code == 0 {
         print!("{}", invitation(&mountpoint, &held));
     }
-    Ok(code)
+    Ok(ExitCode::from(code))
 }
 
 fn invitation(mountpoint: &Path, example: &str) -> String {

@@ -48,7 +48,8 @@ impl Failure {
         }
     }
 
-    fn coded(text: impl Into<String>, code: u8) -> Failure {
+    /// A failure with that exit code.
+    pub fn coded(text: impl Into<String>, code: u8) -> Failure {
         Failure {
             text: text.into(),
             code,

@@ -1,56 +1,133 @@
 //! `retryspoolfs mount`.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use parking_lot::Mutex;
 
-use super::{Failure, log};
-use crate::backend::locator::OpenOptions;
+use super::log::LogLevel;
+use super::{Failure, health, log};
+use crate::backend::locator::{Locator, OpenOptions};
+use crate::fuse::mountpoint;
 use crate::fuse::options::MountOptions;
-use crate::fuse::session::{Mount, check_mountpoint};
+use crate::fuse::session::{Host, Mount};
 
 /// Mount a spool: five directories of JSON files, one file a message.
 ///
-/// The command returns when the mount answers, and the mount goes on in the background; unmount
-/// it with umount(8), or as a user with "fusermount3 -u". With --foreground it stays, logs to
-/// standard error, and SIGINT or SIGTERM unmounts.
+/// The command returns when the mount answers, and the mount goes on in the background. Its log
+/// goes to the journal, or to syslog. Unmount it with umount(8) or "retryspoolfs umount", as a
+/// user also with "fusermount3 -u". With --foreground it stays, and logs to standard error.
+///
+/// SIGTERM and SIGINT unmount it; if it is in use the log says by whom, and it stays. A second
+/// signal detaches it: it ends when nobody uses it any more. A third one ends it at once. SIGHUP
+/// goes to log level "debug" and back.
 #[derive(Args, Debug)]
+#[command(after_long_help = AFTER)]
 pub struct Arguments {
     /// The spool: sqlite:PATH, or a path
-    spool: std::ffi::OsString,
+    spool: OsString,
     /// The directory to mount it on
     mountpoint: PathBuf,
     /// Stay in the foreground
     #[arg(short, long)]
     foreground: bool,
-    /// Mount options, separated by commas: ro, allow_other, uid=N, gid=N, umask=OCTAL,
-    /// fmode=OCTAL, dmode=OCTAL, nodelete, sync, archived, create, busy_timeout=SECONDS
+    /// Mount options, separated by commas; see below
     #[arg(short, long = "options", value_name = "OPTIONS")]
     options: Vec<String>,
+    /// Which lines are logged: those of this level and of the ones before it
+    #[arg(long, value_name = "LEVEL", env = log::VARIABLE, default_value = "info")]
+    log_level: LogLevel,
+    /// The call came from mount(8): options that mean nothing here are no error
+    #[arg(long, hide = true)]
+    from_mount: bool,
+    /// Unknown options are no error
+    #[arg(long, hide = true)]
+    sloppy: bool,
+    /// Check everything and mount nothing
+    #[arg(long, hide = true)]
+    fake: bool,
+    /// The mount namespace to mount in, as a path in /proc
+    #[arg(long, hide = true)]
+    namespace: Option<PathBuf>,
     /// Where the process in the background reports that the mount answers
     #[arg(long, hide = true)]
     status_fd: Option<RawFd>,
 }
 
+const AFTER: &str = "\
+Mount options:
+  ro                     nothing can be changed, and nothing is written to the spool
+  allow_other            other users may look in, as far as permissions let them
+  uid=N, gid=N           the owner and group that are shown (yours)
+  umask=, fmode=, dmode= permissions of both, of files (0600), of directories (0700), in octal
+  nodelete               rm of a message is refused
+  sync                   every change is on disk before its call returns
+  archived               shows the directory of RetrySpool's sixth state
+  create                 makes a spool that does not exist
+  busy_timeout=SECONDS   how long mv, rm and creating wait for a busy store (1)
+  entry_timeout=SECONDS  how long the kernel may remember names
+  attr_timeout=SECONDS   how long the kernel may remember attributes
+Those of fstab(5) are accepted: defaults, noauto, nofail, user, _netdev, x-systemd.* and so on.
+Options can't be changed while it is mounted: there is no remount.
+
+Examples:
+  retryspoolfs mount /var/spool/q.db /mnt/queue
+  retryspoolfs mount -o ro,allow_other,gid=33,umask=027 /var/spool/q.db /srv/helpdesk
+In /etc/fstab:
+  /var/spool/q.db  /mnt/queue  retryspoolfs  nofail,x-systemd.automount  0  0
+
+Exit status:
+  0 mounted; 1 a wrong command line, or not permitted; 2 the system failed; 32 not mounted";
+
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let locator = super::locator(&arguments.spool)?;
+    mount(arguments).map_err(|failure| Failure::coded(failure.text(), failure.exit_code()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
+    use mountpoint::Failure::{Mount as NotMounted, Refused, System};
+    let spool = &arguments.spool;
+    let wrong = |error: &dyn std::fmt::Display| Refused(format!("{}: {error}", spool.display()));
+    let locator = Locator::parse(spool).map_err(|error| wrong(&error))?;
     let mut options = MountOptions::default();
     for text in &arguments.options {
-        options.add(text)?;
+        let added = match arguments.from_mount {
+            true => options.add_from_mount(text, arguments.sloppy),
+            false => options.add(text),
+        };
+        added.map_err(Refused)?;
+    }
+    if let Some(namespace) = &arguments.namespace {
+        enter(namespace).map_err(|error| {
+            Refused(format!("mount namespace {}: {error}", namespace.display()))
+        })?;
+    }
+    if arguments.fake {
+        mountpoint::check(&arguments.mountpoint)?;
+        return Ok(());
     }
     if !arguments.foreground {
-        return in_background(std::env::args_os().skip(1));
+        return match in_background(&arguments.words()).map_err(|error| {
+            System(format!(
+                "mount: the background process can't be started: {error}"
+            ))
+        })? {
+            0 => Ok(()),
+            // It printed why.
+            code => std::process::exit(i32::from(code)),
+        };
     }
-    log::begin();
-    let mountpoint = check_mountpoint(&arguments.mountpoint)?;
-    let locator = locator
-        .absolute()
-        .map_err(|error| format!("{}: {error}", arguments.spool.display()))?;
+    log::begin(arguments.log_level);
+    let mountpoint = mountpoint::check(&arguments.mountpoint)?;
+    let locator = locator.absolute().map_err(|error| wrong(&error))?;
     let store = locator
         .open(OpenOptions {
             read_only: options.read_only,
@@ -58,66 +135,139 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             sync: options.sync,
             ..OpenOptions::default()
         })
-        .map_err(|error| format!("mount {locator}: {error}"))?;
+        .map_err(|error| NotMounted(format!("mount {locator}: {error}")))?;
     let mount = Mount {
         store,
-        source: locator.to_string(),
+        source: source(spool, &locator),
         mountpoint,
         scratch_dir: locator.scratch_dir(),
         options,
     };
-    let status = arguments.status_fd;
-    mount.run(|| {
-        if let Some(fd) = status {
-            report_ready(fd);
-        }
-    })?;
-    Ok(ExitCode::SUCCESS)
+    mount.run(Arc::new(Program {
+        starter: Mutex::new(arguments.status_fd),
+        on_terminal: std::io::stderr().is_terminal(),
+    }))
 }
 
-/// Runs this program again with the same arguments, in the foreground of a session of its own,
-/// and waits until its mount answers. A failure was printed by then.
-pub fn in_background(
-    arguments: impl Iterator<Item = std::ffi::OsString>,
-) -> Result<ExitCode, Failure> {
-    let failed =
-        |error: std::io::Error| format!("mount: the background process can't be started: {error}");
-    let (mut reader, writer) = pipe().map_err(failed)?;
+/// What the mount table shows as the source: what was asked for, so that "mount -a" finds that its
+/// line is mounted, but absolute.
+fn source(spool: &OsStr, locator: &Locator) -> String {
+    let absolute = locator.to_string();
+    let (kind, path) = absolute.split_once(':').unwrap_or(("", &absolute));
+    let spool = spool.as_encoded_bytes();
+    match spool.strip_prefix(kind.as_bytes()) {
+        Some([b':', ..]) => absolute,
+        _ => path.to_owned(),
+    }
+}
+
+impl Arguments {
+    /// What mount(8) says to its helper.
+    pub fn from_mount(words: super::helper::Words) -> Arguments {
+        Arguments {
+            spool: words.source,
+            mountpoint: words.mountpoint.into(),
+            foreground: false,
+            options: words.options,
+            log_level: log::from_environment(),
+            from_mount: true,
+            sloppy: words.sloppy,
+            fake: words.fake,
+            namespace: words.namespace.map(PathBuf::from),
+            status_fd: None,
+        }
+    }
+
+    /// The same for a process in the background.
+    fn words(&self) -> Vec<OsString> {
+        let level = format!("--log-level={}", self.log_level.name());
+        let mut words: Vec<OsString> = vec!["mount".into(), level.into()];
+        for (given, flag) in [(self.from_mount, "--from-mount"), (self.sloppy, "--sloppy")] {
+            words.extend(given.then(|| flag.into()));
+        }
+        for options in &self.options {
+            words.push(format!("--options={options}").into());
+        }
+        let (spool, mountpoint) = (self.spool.clone(), self.mountpoint.clone());
+        words.extend(["--".into(), spool, mountpoint.into()]);
+        words
+    }
+}
+
+/// This program around the mount.
+struct Program {
+    /// The pipe to the process that started this one in the background, until it was told.
+    starter: Mutex<Option<RawFd>>,
+    on_terminal: bool,
+}
+
+impl Host for Program {
+    fn ready(&self) {
+        if let Some(fd) = self.starter.lock().take() {
+            report_ready(fd);
+        }
+    }
+
+    fn hung_up(&self) -> bool {
+        if !self.on_terminal {
+            let level = log::toggle().name();
+            tracing::info!(target: "retryspoolfs", "the log level is {level} from here on");
+        }
+        // In the foreground of a terminal that is closed it has nobody left.
+        self.on_terminal
+    }
+
+    fn probe(&self, mountpoint: &Path, limit: Duration) -> Result<(), String> {
+        health::ask(mountpoint, limit)
+            .map(drop)
+            .map_err(|problem| problem.text)
+    }
+}
+
+/// Runs this program again with these arguments, in the foreground, and waits until its mount
+/// answers. Gives its exit code; if that is not 0, it printed why.
+pub fn in_background(words: &[OsString]) -> std::io::Result<u8> {
+    let (mut reader, writer) = pipe()?;
     let fd = writer.as_raw_fd();
+    let (name, rest) = words
+        .split_first()
+        .ok_or(std::io::ErrorKind::InvalidInput)?;
     let mut command = Command::new("/proc/self/exe");
     command
-        .args(arguments)
-        .arg("--foreground")
-        .arg(format!("--status-fd={fd}"))
+        .arg(name)
+        .args(["--foreground".to_owned(), format!("--status-fd={fd}")])
+        .args(rest)
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    // SAFETY: both calls are safe between fork and exec, and touch nothing of the parent.
+    // SAFETY: the call is safe between fork and exec, and touches nothing of the parent.
     unsafe {
         command.pre_exec(move || {
-            libc::setsid();
             libc::fcntl(fd, libc::F_SETFD, 0);
             Ok(())
         });
     }
-    let mut child = command.spawn().map_err(failed)?;
+    let mut child = command.spawn()?;
     drop(writer);
     let mut said = Vec::new();
-    reader.read_to_end(&mut said).map_err(failed)?;
+    reader.read_to_end(&mut said)?;
     if said == READY {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(0);
     }
-    let status = child.wait().map_err(failed)?;
-    Ok(ExitCode::from(
-        status.code().map_or(1, |code| code.clamp(1, 255) as u8),
-    ))
+    let code = child.wait()?.code();
+    Ok(code.map_or(2, |code| code.clamp(1, 255) as u8))
 }
 
 const READY: &[u8] = b"ready";
 
-/// Tells the starting process that the mount answers, and lets go of its terminal and directory.
+/// Tells the starting process that the mount answers, and lets go of its terminal, session and
+/// directory. Not before: an automounter knows its own mount by the process group.
 fn report_ready(fd: RawFd) {
-    // SAFETY: the starting process opened it for this and gave it to nobody else.
-    let mut status = unsafe { File::from_raw_fd(fd) };
+    // SAFETY: the starting process opened it for this and gave it to nobody else; the other calls
+    // have no preconditions.
+    let mut status = unsafe {
+        libc::setsid();
+        File::from_raw_fd(fd)
+    };
     log::detach();
     let _ = std::env::set_current_dir(Path::new("/"));
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
@@ -131,4 +281,14 @@ fn pipe() -> std::io::Result<(File, OwnedFd)> {
     let (reader, writer) = std::io::pipe()?;
     let reader: OwnedFd = reader.into();
     Ok((reader.into(), writer.into()))
+}
+
+/// Enters a mount namespace. This process has one thread so far.
+fn enter(namespace: &Path) -> std::io::Result<()> {
+    let namespace = File::open(namespace)?;
+    // SAFETY: the descriptor is open.
+    match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }

@@ -32,17 +32,17 @@ pub struct MountOptions {
     /// (0.001 to 60; one second if not given).
     pub busy_timeout: Option<Duration>,
     /// `entry_timeout=`: for how long the kernel may remember that a name exists, in seconds (0 to
-    /// 3600). If not given: a minute where the store tells of others' changes and the kernel can
-    /// be told, at most a second elsewhere.
+    /// 3600). If not given: a minute where the store tells of others' changes, a second elsewhere.
+    /// A kernel that can't drop all names at once (before 6.16) remembers none, whatever is given.
     pub entry_timeout: Option<Duration>,
-    /// `attr_timeout=`: likewise for attributes.
+    /// `attr_timeout=`: for how long it may remember attributes. If not given: a minute where the
+    /// store and the kernel can be told of changes, a second elsewhere.
     pub attr_timeout: Option<Duration>,
 }
 
 /// What mount(8) and fstab use for themselves, and what this mount does anyway.
 const IGNORED: &[&str] = &[
     "defaults",
-    "rw",
     "auto",
     "noauto",
     "user",
@@ -74,18 +74,39 @@ impl MountOptions {
     /// ```
     pub fn add(&mut self, text: &str) -> Result<(), String> {
         for option in split(text) {
-            self.add_one(&option)?;
+            if !self.add_one(&option)? {
+                return Err(unknown(&option));
+            }
         }
         Ok(())
     }
 
-    fn add_one(&mut self, option: &str) -> Result<(), String> {
+    /// Likewise, for what mount(8) says: it spells out what "defaults" means, of which a spool can
+    /// have nothing (`exec`, `suid`, `dev`), and may ask that unknown options be skipped.
+    pub fn add_from_mount(&mut self, text: &str, sloppy: bool) -> Result<(), String> {
+        for option in split(text) {
+            if ["exec", "suid", "dev"].contains(&option.as_str()) {
+                continue;
+            }
+            if !self.add_one(&option)? && !sloppy {
+                return Err(unknown(&option));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the option is known; an error if it is, and is wrong.
+    fn add_one(&mut self, option: &str) -> Result<bool, String> {
         let (name, value) = match option.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (option, None),
         };
         match (name, value) {
             ("ro", None) => self.read_only = true,
+            ("rw", None) => self.read_only = false,
+            ("remount", None) => {
+                return Err("mount option \"remount\": options can't be changed while it is mounted; unmount it and mount it again".into());
+            }
             ("allow_other", None) => self.allow_other = true,
             ("nodelete", None) => self.no_delete = true,
             ("sync", None) => self.sync = true,
@@ -105,7 +126,7 @@ impl MountOptions {
             ("attr_timeout", Some(value)) => {
                 self.attr_timeout = Some(seconds(option, value, 0.0..=3600.0)?);
             }
-            ("comment", Some(_)) => {}
+            ("comment" | "user", Some(_)) => {}
             (name, None) if IGNORED.contains(&name) => {}
             (name, _) if name.starts_with("x-") => {}
             ("exec" | "suid" | "dev", None) => {
@@ -113,9 +134,9 @@ impl MountOptions {
                     "mount option \"{name}\": a spool holds documents only, and is always mounted noexec,nosuid,nodev"
                 ));
             }
-            _ => return Err(format!("unknown mount option {option:?}")),
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The permission bits of files and of directories.
@@ -126,6 +147,10 @@ impl MountOptions {
         };
         (self.fmode.unwrap_or(files), self.dmode.unwrap_or(dirs))
     }
+}
+
+fn unknown(option: &str) -> String {
+    format!("unknown mount option {option:?}")
 }
 
 fn split(text: &str) -> Vec<String> {
@@ -191,9 +216,22 @@ mod tests {
             "uid",
             "exec",
             "nosuch",
+            "remount",
         ] {
             let error = MountOptions::default().add(bad).unwrap_err();
             assert!(error.contains(bad), "{error}");
         }
+    }
+
+    #[test]
+    fn what_mount_spells_out_is_no_error() {
+        let mut options = MountOptions::default();
+        let said = "rw,dev,exec,suid,user=anna,_netdev,x-systemd.automount,ro,uid=5";
+        options.add_from_mount(said, false).unwrap();
+        assert!(options.read_only && options.uid == Some(5));
+        assert!(options.add_from_mount("nosuch,rw", false).is_err());
+        options.add_from_mount("nosuch,rw", true).unwrap();
+        assert!(!options.read_only);
+        assert!(options.add_from_mount("uid=x", true).is_err());
     }
 }

@@ -1,31 +1,30 @@
-//! A mount's life: from the checks before it to the unmount.
+//! A mount's life: mounting, serving, ending.
 
-use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
 use fuser::{Config, MountOption, SessionACL};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::Adapter;
 use super::kernel::Kernel;
-use super::mounts;
+use super::mountpoint::{self, Failure};
 use super::options::MountOptions;
-use crate::backend::Backend;
+use super::{Adapter, mounts, service};
+use crate::backend::{Backend, Context};
 use crate::spool::{Follower, Options, Ownership, Spool};
 
 /// Threads that serve requests. A request may wait for a busy store, so there are more than cores.
 const THREADS: usize = 8;
 
-/// Why nothing was mounted: one line.
-pub type Failure = String;
+/// How long a service manager's order to stop may wait for each: for a mount that is in use to
+/// become free; and then, once nobody new finds it, for its users to close their files.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What a mount is made of.
 pub struct Mount {
@@ -33,72 +32,41 @@ pub struct Mount {
     pub store: Box<dyn Backend>,
     /// What the mount table shows as its source.
     pub source: String,
-    /// Where it is mounted; see [`check_mountpoint`].
+    /// Where it is mounted; see [`mountpoint::check`].
     pub mountpoint: PathBuf,
     /// Where scratch files are put that would be lost otherwise.
     pub scratch_dir: Option<PathBuf>,
     pub options: MountOptions,
 }
 
-/// Makes sure that something can be mounted there, and gives the path without links. A dead mount
-/// of this program is taken away first.
-pub fn check_mountpoint(mountpoint: &Path) -> Result<PathBuf, Failure> {
-    let shown = mountpoint.display();
-    if is_dead(mountpoint) {
-        detach(mountpoint).map_err(|error| {
-            format!("mountpoint {shown}: a dead mount is there and can't be taken away: {error}; try: umount -l {shown}")
-        })?;
-    }
-    let metadata = fs::metadata(mountpoint).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            format!("mountpoint {shown} does not exist; make it: mkdir -p {shown}")
-        }
-        _ => format!("mountpoint {shown}: {error}"),
-    })?;
-    if !metadata.is_dir() {
-        return Err(format!("mountpoint {shown} is not a directory"));
-    }
-    let path =
-        fs::canonicalize(mountpoint).map_err(|error| format!("mountpoint {shown}: {error}"))?;
-    // An automounter's own entry waits for just this mount.
-    if let Some(there) = mounts::mounted_at(&path).filter(|there| there.kind != b"autofs") {
-        return Err(format!(
-            "{shown} is mounted already, with {}; unmount it first: umount {shown}",
-            there.source.display()
-        ));
-    }
-    Ok(path)
-}
+/// The program around a mount.
+pub trait Host: Send + Sync {
+    /// The mount answers.
+    fn ready(&self);
 
-/// Whether a mount is there whose daemon is gone. What the kernel remembers of it does not count.
-fn is_dead(mountpoint: &Path) -> bool {
-    let Ok(path) = std::ffi::CString::new(mountpoint.as_os_str().as_bytes()) else {
-        return false;
-    };
-    let mut found = std::mem::MaybeUninit::<libc::statx>::uninit();
-    // SAFETY: the path is a C string, and `found` has room for what statx writes.
-    let answer = unsafe {
-        libc::statx(
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            libc::AT_STATX_FORCE_SYNC,
-            libc::STATX_TYPE,
-            found.as_mut_ptr(),
-        )
-    };
-    answer != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOTCONN)
+    /// SIGHUP came. Whether the mount is to end.
+    fn hung_up(&self) -> bool;
+
+    /// Has the mount answer a process that is not its own: one that asked itself and got no answer
+    /// could not be killed. `Err` says what went wrong.
+    fn probe(&self, mountpoint: &Path, limit: Duration) -> Result<(), String>;
 }
 
 impl Mount {
-    /// Mounts, calls `ready` once the mount answers, serves until it is unmounted, and closes the
-    /// store. SIGTERM and SIGINT unmount; a second one does so lazily.
-    pub fn run(self, ready: impl FnOnce()) -> Result<(), Failure> {
+    /// Mounts, tells the host once the mount answers, serves until it is unmounted, and closes the
+    /// store. SIGTERM and SIGINT unmount it; a second one detaches it, which ends it when nobody
+    /// uses it any more; a third one ends it at once. However it ends, files that are open have
+    /// their last close.
+    pub fn run(self, host: Arc<dyn Host>) -> Result<(), Failure> {
         let shown = self.mountpoint.display().to_string();
+        let failed =
+            |error: &dyn std::fmt::Display| Failure::System(format!("mount {shown}: {error}"));
         // SAFETY: neither call has preconditions, and neither fails.
         let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-        check_permission(uid, &self.options)?;
+        mountpoint::check_permission(uid, &self.options)?;
         let (fmode, dmode) = self.options.modes();
         let options = Options {
+            source: self.source.clone(),
             read_only: self.options.read_only,
             no_delete: self.options.no_delete,
             archived: self.options.archived,
@@ -112,79 +80,201 @@ impl Mount {
             busy_timeout: self.options.busy_timeout.unwrap_or(Duration::from_secs(1)),
             scratch_dir: self.scratch_dir,
         };
+        // Before there is a mount that a signal would leave dead.
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+            .map_err(|error| failed(&format!("signals can't be caught: {error}")))?;
         let spool = Arc::new(Spool::new(self.store, options));
         let config = config(&self.source, &self.options, uid);
         let adapter = Adapter::new(spool.clone(), self.options);
-        let session = fuser::Session::new(adapter, &self.mountpoint, &config);
-        let session = match session {
+        let session = match fuser::Session::new(adapter, &self.mountpoint, &config) {
             Ok(session) => session,
             Err(error) => {
                 spool.close();
-                return Err(explain(&error, &shown));
+                return Err(mountpoint::explain(&error, &shown));
             }
         };
-        let kernel = Kernel::of(&session).map_err(|error| format!("mount {shown}: {error}"))?;
+        let kernel = Kernel::of(&session).map_err(|error| failed(&error))?;
         spool.set_invalidator(Box::new(kernel));
-        let ended = Arc::new(AtomicBool::new(false));
         // It stands at the newest change before the first request is answered.
         let mut follower = Follower::default();
         if let Err(error) = spool.follow(&mut follower, Duration::ZERO) {
             spool.close();
-            return Err(format!("mount {shown}: {error}"));
+            return Err(failed(&error));
         }
-        let follower = thread::spawn({
-            let (spool, ended) = (spool.clone(), ended.clone());
-            move || follow(&spool, follower, &ended)
+        let (end, ended) = mpsc::channel();
+        let life = Arc::new(Life {
+            id: mounts::mounted_at(&self.mountpoint).map(|mounted| mounted.id),
+            mountpoint: self.mountpoint,
+            over: AtomicBool::new(false),
+            end,
+            host,
         });
-        let mut signals = Signals::new([SIGTERM, SIGINT])
-            .map_err(|error| format!("mount {shown}: signals can't be caught: {error}"))?;
         let stop = signals.handle();
-        let waiter = thread::spawn({
-            let mountpoint = self.mountpoint.clone();
-            move || {
-                for (nth, _) in signals.forever().enumerate() {
-                    unmount_on_signal(&mountpoint, nth > 0);
-                }
-            }
-        });
-        let tidier = thread::spawn({
-            let (spool, ended) = (spool.clone(), ended.clone());
-            move || {
-                while !ended.load(Ordering::Relaxed) {
+        let helpers = [
+            life.begin(&spool, move |spool, life| {
+                follow(spool, follower, &life.over)
+            }),
+            life.begin(&spool, |_, life| life.obey(signals)),
+            life.begin(&spool, |spool, life| {
+                while !life.is_over() {
                     spool.tidy();
                     thread::park_timeout(Duration::from_secs(1));
                 }
-            }
-        });
-        let served = serve(session, ready);
-        ended.store(true, Ordering::Relaxed);
-        tidier.thread().unpark();
+            }),
+            life.begin(&spool, |spool, life| life.report(spool)),
+        ];
+        let served = serve(session, &life, ended, &spool);
+        life.over.store(true, Ordering::Relaxed);
         stop.close();
-        let _ = (tidier.join(), waiter.join(), follower.join());
+        for helper in helpers {
+            helper.thread().unpark();
+            let _ = helper.join();
+        }
         spool.release_all();
         spool.close();
         served.map_err(|error| {
             // Whatever ended it, a mount that nobody serves must not stay.
-            let _ = detach(&self.mountpoint);
-            format!("mount {shown}: {error}")
+            let _ = life.unmount(true);
+            failed(&error)
         })
     }
 }
 
-/// Serves requests until the mount is gone.
+/// What the threads of a mount share.
+struct Life {
+    mountpoint: PathBuf,
+    /// The mount's number in the kernel's table, so that no other is unmounted in its place.
+    id: Option<u64>,
+    over: AtomicBool,
+    /// Ends the mount, with how it was served.
+    end: Sender<io::Result<()>>,
+    host: Arc<dyn Host>,
+}
+
+impl Life {
+    fn begin(
+        self: &Arc<Life>,
+        spool: &Arc<Spool>,
+        work: impl FnOnce(&Spool, &Arc<Life>) + Send + 'static,
+    ) -> thread::JoinHandle<()> {
+        let (spool, life) = (spool.clone(), self.clone());
+        thread::spawn(move || work(&spool, &life))
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Does what signals say until the mount ends.
+    fn obey(self: &Arc<Life>, mut signals: Signals) {
+        let mut orders = 0;
+        for signal in signals.forever() {
+            if signal == SIGHUP && !self.host.hung_up() {
+                continue;
+            }
+            orders += 1;
+            if orders == 1 && service::is_managed() {
+                // A manager gives one order, and kills whoever does not follow it in time.
+                let life = self.clone();
+                thread::spawn(move || {
+                    for order in [2, 3] {
+                        thread::sleep(GRACE);
+                        if !life.is_over() {
+                            life.stop(order);
+                        }
+                    }
+                });
+            }
+            self.stop(orders);
+        }
+    }
+
+    /// Follows the nth order to end.
+    fn stop(&self, nth: u32) {
+        let shown = self.mountpoint.display();
+        service::stopping("unmounting");
+        if nth > 2 {
+            // Its files get their last close from `run`, and the kernel ends the mount with this
+            // process.
+            let _ = self.unmount(true);
+            let _ = self.end.send(Ok(()));
+            return;
+        }
+        if let Err(error) = self.unmount(nth == 2) {
+            let why = mountpoint::in_the_way(&self.mountpoint, &error);
+            service::stopping(&why);
+            tracing::error!(
+                target: "retryspoolfs",
+                "unmount {shown}: {why}; a second signal detaches it, a third one ends it at once"
+            );
+        }
+    }
+
+    /// Unmounts this very mount, and none that was mounted there before or since.
+    fn unmount(&self, lazily: bool) -> io::Result<()> {
+        let on_top = mounts::mounted_at(&self.mountpoint).map(|mounted| mounted.id);
+        match (self.id, on_top) {
+            (Some(_), None) => return Ok(()),
+            (Some(id), Some(on_top)) if id != on_top => {
+                return Err(io::Error::other("something else is mounted over it"));
+            }
+            _ => {}
+        }
+        match lazily {
+            true => mountpoint::detach(&self.mountpoint),
+            false => mountpoint::unmount(&self.mountpoint),
+        }
+    }
+
+    /// Tells a service manager how things are, until the mount ends.
+    fn report(&self, spool: &Spool) {
+        let Some(period) = service::period() else {
+            return;
+        };
+        while !self.is_over() {
+            let store = spool.store_answers(&Context::within(period));
+            let store = store.map_err(|error| format!("the store does not answer: {error}"));
+            let both = store.and_then(|counts| {
+                self.host.probe(&self.mountpoint, period)?;
+                Ok(counts)
+            });
+            match both {
+                _ if self.is_over() => {}
+                Ok(counts) => service::alive(&counts),
+                Err(why) => {
+                    service::status(&why);
+                    tracing::error!(target: "retryspoolfs", "{why}");
+                }
+            }
+            thread::park_timeout(period);
+        }
+    }
+}
+
+/// Serves requests until the mount is gone, or is to be left.
 ///
 /// fuser unmounts a session's mountpoint when the session is dropped, also after somebody else
 /// unmounted it, and would take away what was mounted there since: the next mount of the same
 /// spool. So its handle on the mount is leaked, and every unmount here is one that was asked for.
-fn serve(session: fuser::Session<Adapter>, ready: impl FnOnce()) -> io::Result<()> {
+fn serve(
+    session: fuser::Session<Adapter>,
+    life: &Life,
+    ended: Receiver<io::Result<()>>,
+    spool: &Spool,
+) -> io::Result<()> {
     let mut running = session.spawn()?;
     let nobody = thread::spawn(|| Ok(()));
     let server = std::mem::replace(&mut running.guard, nobody);
     std::mem::forget(running);
-    ready();
-    server
-        .join()
-        .unwrap_or_else(|_| Err(io::Error::other("a thread of the mount ended in a panic")))
+    let end = life.end.clone();
+    thread::spawn(move || {
+        let panicked = |_| Err(io::Error::other("a thread of the mount ended in a panic"));
+        let _ = end.send(server.join().unwrap_or_else(panicked));
+    });
+    let counts = spool.store_answers(&Context::within(Duration::from_secs(1)));
+    service::ready(&counts.unwrap_or_default());
+    life.host.ready();
+    ended.recv().unwrap_or(Ok(()))
 }
 
 /// Follows the store's changes until the mount ends.
@@ -197,14 +287,15 @@ fn follow(spool: &Spool, mut follower: Follower, ended: &AtomicBool) {
                 if std::mem::replace(&mut healthy, false) {
                     tracing::error!(target: "retryspoolfs", "changes by other programs can't be followed: {error}");
                 }
-                spool.forget_all();
                 thread::park_timeout(Duration::from_secs(1));
             }
         }
     }
 }
 
-fn config(source: &str, options: &MountOptions, uid: u32) -> Config {
+/// How the session is set: also of the null filesystem that the benchmarks compare with.
+#[doc(hidden)]
+pub fn config(source: &str, options: &MountOptions, uid: u32) -> Config {
     // fusermount3 splits its option list at commas; the kernel gets the source by itself.
     let source = if uid == 0 {
         source.to_owned()
@@ -230,85 +321,4 @@ fn config(source: &str, options: &MountOptions, uid: u32) -> Config {
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
     config
-}
-
-/// What can be known to fail before anything is tried.
-fn check_permission(uid: u32, options: &MountOptions) -> Result<(), Failure> {
-    if let Err(error) = fs::File::options().read(true).write(true).open("/dev/fuse") {
-        return Err(match error.kind() {
-            io::ErrorKind::NotFound => {
-                "/dev/fuse does not exist: the kernel has no FUSE; try: modprobe fuse".to_owned()
-            }
-            io::ErrorKind::PermissionDenied => {
-                "/dev/fuse may not be opened by this user; an administrator allows it: chmod 0666 /dev/fuse".to_owned()
-            }
-            _ => format!("/dev/fuse: {error}"),
-        });
-    }
-    if uid != 0 && options.allow_other {
-        let conf = fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
-        if !conf.lines().any(|line| line.trim() == "user_allow_other") {
-            return Err("-o allow_other: a user may not ask for it here; an administrator allows it with the line user_allow_other in /etc/fuse.conf".into());
-        }
-    }
-    Ok(())
-}
-
-fn explain(error: &io::Error, mountpoint: &str) -> Failure {
-    let text = error.to_string();
-    let text = text.trim();
-    match error.kind() {
-        io::ErrorKind::NotFound if text.contains("os error 2") => format!(
-            "mount {mountpoint}: fusermount3 is not installed, and only root mounts without it; install it: apt-get install fuse3"
-        ),
-        io::ErrorKind::PermissionDenied => {
-            format!("mount {mountpoint}: {text}; the mountpoint has to be a directory of yours")
-        }
-        _ => format!("mount {mountpoint}: {text}"),
-    }
-}
-
-fn unmount_on_signal(mountpoint: &Path, lazily: bool) {
-    let shown = mountpoint.display();
-    let unmounted = if lazily {
-        detach(mountpoint)
-    } else {
-        unmount(mountpoint)
-    };
-    if let Err(error) = unmounted {
-        tracing::error!(target: "retryspoolfs", "unmount {shown}: {error}; a second signal unmounts it as soon as nobody uses it");
-    }
-}
-
-/// Unmounts what nobody uses.
-fn unmount(mountpoint: &Path) -> io::Result<()> {
-    umount2(mountpoint, 0, &["-u"])
-}
-
-/// Takes a mount out of the tree at once; it ends when nobody uses it.
-fn detach(mountpoint: &Path) -> io::Result<()> {
-    umount2(mountpoint, libc::MNT_DETACH, &["-u", "-z"])
-}
-
-fn umount2(mountpoint: &Path, flags: i32, fusermount: &[&str]) -> io::Result<()> {
-    let path = std::ffi::CString::new(mountpoint.as_os_str().as_bytes())?;
-    // SAFETY: the path is a C string that outlives the call.
-    if unsafe { libc::umount2(path.as_ptr(), flags | libc::UMOUNT_NOFOLLOW) } == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    if error.raw_os_error() != Some(libc::EPERM) {
-        return Err(error);
-    }
-    // A user's mount: the setuid helper made it and takes it away.
-    let helper = Command::new("fusermount3")
-        .args(fusermount)
-        .arg("--")
-        .arg(mountpoint)
-        .output()?;
-    if helper.status.success() {
-        return Ok(());
-    }
-    let reason = String::from_utf8_lossy(&helper.stderr);
-    Err(io::Error::other(reason.trim().to_owned()))
 }

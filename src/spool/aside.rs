@@ -41,6 +41,11 @@ struct Aside {
 }
 
 impl Asides {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.table.lock().len()
+    }
+
     /// The caller's process copied the message to the scratch name `copy`.
     pub fn set(
         &self,

@@ -1,8 +1,9 @@
 //! What the kernel may remember, and how it is told to forget.
 //!
-//! Owns: for how long names and attributes are valid; the feed of changes by all writers, and
-//! what follows from each; the control file `events`.
-//! Must not know: how a kernel is told ([`Invalidator`]).
+//! Owns: for how long names and attributes are valid.
+//! May fail: never; a kernel that can't be told remembers less.
+//! Must not know: how a kernel is told ([`Invalidator`]), who changes what (see
+//! [`follow`](super::follow)).
 //!
 //! Names are dropped all at once, by the epoch, and never one by one: to drop one name the kernel
 //! waits for its directory's lock, whose holder waits for this process. If this process is killed
@@ -10,28 +11,30 @@
 //! uses the mount hangs until it is aborted by hand. A name that is asked for again costs its
 //! reader one request.
 //!
-//! A reply that was read from the store before a change may reach the kernel after the word of
-//! that change. So each word is given again a moment later ([`AGAIN`]); and what is remembered
-//! ends after [`VALID`] whatever happens.
+//! Three things keep a change from being overtaken by a reply that was read before it:
+//! - what was read before the latest word is not to be remembered ([`Cache::validity`]); for that
+//!   an inode is counted as known before that is asked, and mostly before the store is read;
+//! - a reply that was judged just before a word may reach the kernel just after it, so each word
+//!   is given again a moment later;
+//! - should the kernel be slower still, what is remembered ends after [`VALID`].
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::Spool;
-use super::tree::{Dir, Fixed};
-use crate::backend::{Change, Context, Error};
-use crate::model::{MessageId, QueueState, Revision};
+use crate::model::{MessageId, Revision};
 
-/// How long the kernel may remember what nobody changes, where it is told of changes.
+/// How long the kernel may remember what nobody changes, where it is told of changes. The limit
+/// costs one request a minute for each file that is looked at all the time.
 pub const VALID: Duration = Duration::from_secs(60);
-/// After how long a word is given again.
-const AGAIN: Duration = Duration::from_millis(60);
-/// Changes that are read at once. So many at once are a backlog: everything is dropped.
-const BATCH: usize = 2048;
+/// How long it may remember attributes where it can't be told.
+pub const UNTOLD: Duration = Duration::from_secs(1);
+/// How many of the kernel's own moves are kept in mind.
+const OWN_MAX: usize = 2048;
 
 /// Tells the kernel to forget. No call may wait for an operation under way: its answer could be
 /// this process's to give.
@@ -51,13 +54,21 @@ pub struct Validity {
     pub attributes: Duration,
 }
 
+/// When something was read from the store, by the words that the kernel had been given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ReadAt(u64);
+
 /// The kernel's cache, as far as this side knows it.
 #[derive(Default)]
 pub(super) struct Cache {
     validity: OnceLock<Validity>,
     invalidator: OnceLock<Box<dyn Invalidator>>,
     /// Grows with each word, before it is given.
-    generation: AtomicU64,
+    words: AtomicU64,
+    /// Whether changes can't be followed at present.
+    blind: AtomicBool,
+    /// Up to where changes were read, and when they were last asked for.
+    followed: Mutex<Option<(u64, Instant)>>,
     /// What the kernel itself took out of a directory, and needs no word of.
     pub own: OwnMoves,
 }
@@ -73,13 +84,14 @@ impl OwnMoves {
     pub fn note(&self, id: &MessageId, revision: Revision) {
         let mut moves = self.0.lock();
         // Some that nobody ever takes are such that the feed was faster with.
-        if moves.len() >= BATCH {
+        if moves.len() >= OWN_MAX {
             moves.clear();
         }
         moves.insert(id.clone(), revision);
     }
 
-    fn take(&self, id: &MessageId, revision: Revision) -> bool {
+    /// Whether this change is one of them; it is asked for once.
+    pub fn take(&self, id: &MessageId, revision: Revision) -> bool {
         let mut moves = self.0.lock();
         let is_own = moves.get(id) == Some(&revision);
         if is_own {
@@ -90,43 +102,66 @@ impl OwnMoves {
 }
 
 impl Cache {
-    /// What holds for a name and inode that nothing special is known of. Until it is set, nothing
-    /// may be remembered.
-    pub fn validity(&self) -> Validity {
-        self.validity.get().copied().unwrap_or_default()
+    /// To be asked for before the store is read.
+    pub fn reading(&self) -> ReadAt {
+        ReadAt(self.words.load(Relaxed))
     }
 
-    /// Changes with each word of a change: what was read at another one may be out of date.
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Relaxed)
+    /// For how long what was read then may be remembered, to be asked for after the inode was
+    /// counted as known: what changes from here on the kernel is told of.
+    pub fn validity(&self, read: ReadAt) -> Validity {
+        if read != self.reading() {
+            return Validity::default();
+        }
+        self.allowed()
     }
 
-    /// Drops all names, before a reply after which the kernel would take one for another.
-    pub fn drop_all_names(&self) {
-        if let Some(invalidator) = self.invalidator.get() {
-            invalidator.all_names();
+    /// What holds at present for what nobody changes. Until it is set, nothing may be remembered.
+    pub fn allowed(&self) -> Validity {
+        let set = self.validity.get().copied().unwrap_or_default();
+        match self.blind.load(Relaxed) {
+            true => Validity {
+                names: Duration::ZERO,
+                attributes: set.attributes.min(UNTOLD),
+            },
+            false => set,
         }
     }
-}
 
-/// Where the follower of the feed is.
-#[derive(Default)]
-pub struct Follower {
-    cursor: Option<u64>,
-    again: VecDeque<(Instant, Word)>,
-}
+    /// Changes were read up to there.
+    pub fn follow_to(&self, cursor: u64) {
+        *self.followed.lock() = Some((cursor, Instant::now()));
+    }
 
-/// What the kernel is told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Word {
-    /// Everything: there was too much to tell one by one.
-    all: bool,
-    /// A message left its directory, and the kernel did not do it itself.
-    names: bool,
-    /// The messages that changed.
-    messages: HashSet<MessageId>,
-    /// The states whose count or time changed.
-    states: HashSet<QueueState>,
+    /// Up to where changes were read, and when they were last asked for with success.
+    pub fn followed(&self) -> Option<(u64, Instant)> {
+        *self.followed.lock()
+    }
+
+    /// Sets whether changes can be followed, and tells whether that is news.
+    pub fn set_blind(&self, blind: bool) -> bool {
+        self.blind.swap(blind, Relaxed) != blind
+    }
+
+    /// A word is about to be given.
+    pub fn begin_word(&self) {
+        self.words.fetch_add(1, Relaxed);
+    }
+
+    /// Drops an inode's attributes.
+    pub fn drop_attributes(&self, ino: u64) {
+        if let Some(kernel) = self.invalidator.get() {
+            kernel.attributes(ino);
+        }
+    }
+
+    /// Drops all names. Also to be done before a reply after which the kernel would take one for
+    /// another.
+    pub fn drop_all_names(&self) {
+        if let Some(kernel) = self.invalidator.get() {
+            kernel.all_names();
+        }
+    }
 }
 
 impl Spool {
@@ -135,141 +170,13 @@ impl Spool {
         let _ = self.cache.validity.set(validity);
     }
 
+    /// For how long the kernel may remember, at present, what nobody changes.
+    pub fn validity(&self) -> Validity {
+        self.cache.allowed()
+    }
+
     /// Sets who tells the kernel, once.
     pub fn set_invalidator(&self, invalidator: Box<dyn Invalidator>) {
         let _ = self.cache.invalidator.set(invalidator);
-    }
-
-    /// Makes the kernel ask for each name again, where what others change can't be told.
-    pub fn forget_all(&self) {
-        self.cache.drop_all_names();
-    }
-
-    /// Whether the store tells what other writers change.
-    pub fn has_feed(&self) -> bool {
-        self.store.change_feed().is_some()
-    }
-
-    /// Waits up to `limit` for changes, publishes them, and tells the kernel. To be called over
-    /// and over from one thread. An error is one of the store.
-    pub fn follow(&self, follower: &mut Follower, limit: Duration) -> Result<(), Error> {
-        let Some(feed) = self.store.change_feed() else {
-            std::thread::sleep(limit);
-            return Ok(());
-        };
-        let limit = match follower.again.front() {
-            Some((due, _)) => limit.min(due.saturating_duration_since(Instant::now())),
-            None => limit,
-        };
-        let ctx = Context::within(limit);
-        let cursor = match follower.cursor {
-            Some(cursor) => cursor,
-            None => *follower.cursor.insert(feed.newest(&ctx)?),
-        };
-        let found = feed.changes(&ctx, cursor, BATCH)?;
-        follower.cursor = Some(found.cursor);
-        for change in &found.changes {
-            self.publish(change);
-        }
-        if found.lost {
-            self.report.events.push(r#"{"lost":true}"#);
-        }
-        let word = Word {
-            all: found.lost || found.changes.len() == BATCH,
-            ..self.word_of(&found.changes)
-        };
-        while follower
-            .again
-            .front()
-            .is_some_and(|(due, _)| *due <= Instant::now())
-        {
-            if let Some((_, word)) = follower.again.pop_front() {
-                self.tell(&word);
-            }
-        }
-        if word != Word::default() {
-            self.cache.generation.fetch_add(1, Ordering::Relaxed);
-            self.tell(&word);
-            follower.again.push_back((Instant::now() + AGAIN, word));
-        }
-        Ok(())
-    }
-
-    fn word_of(&self, changes: &[Change]) -> Word {
-        let mut word = Word::default();
-        for change in changes {
-            let left = change.from.is_some() && change.from != change.to;
-            word.names |= left && !self.cache.own.take(&change.id, change.revision);
-            word.messages.insert(change.id.clone());
-            word.states.extend(change.from.into_iter().chain(change.to));
-        }
-        word
-    }
-
-    fn tell(&self, word: &Word) {
-        let Some(kernel) = self.cache.invalidator.get() else {
-            return;
-        };
-        let dir = |state| Fixed::Dir(Dir::State(state)).ino();
-        if word.all {
-            kernel.all_names();
-            self.options
-                .states()
-                .for_each(|s| kernel.attributes(dir(s)));
-            self.inodes
-                .open()
-                .into_iter()
-                .for_each(|ino| kernel.attributes(ino));
-            return;
-        }
-        if word.names {
-            kernel.all_names();
-        }
-        word.states.iter().for_each(|s| kernel.attributes(dir(*s)));
-        let known = word.messages.iter().filter_map(|id| self.inodes.known(id));
-        known.for_each(|ino| kernel.attributes(ino));
-    }
-
-    fn publish(&self, change: &Change) {
-        let actor = change.actor.as_ref();
-        let event = Event {
-            seq: change.seq,
-            time: change.at.to_string(),
-            op: operation(change),
-            id: change.id.as_str(),
-            from: change.from.map(QueueState::as_str),
-            to: change.to.map(QueueState::as_str),
-            revision: change.revision.updated.to_string(),
-            uid: actor.map(|actor| actor.uid),
-            pid: actor.map(|actor| actor.pid),
-            command: actor.map(|actor| actor.command.as_str()),
-        };
-        // Numbers and texts: no serializer refuses them.
-        let line = serde_json::to_string(&event).unwrap_or_default();
-        self.report.events.push(&line);
-    }
-}
-
-/// A line of `events`.
-#[derive(serde::Serialize)]
-struct Event<'a> {
-    seq: u64,
-    time: String,
-    op: &'static str,
-    id: &'a str,
-    from: Option<&'static str>,
-    to: Option<&'static str>,
-    revision: String,
-    uid: Option<u32>,
-    pid: Option<u32>,
-    command: Option<&'a str>,
-}
-
-fn operation(change: &Change) -> &'static str {
-    match (change.from, change.to) {
-        (None, _) => "store",
-        (_, None) => "delete",
-        (Some(from), Some(to)) if from == to => "update",
-        (Some(_), Some(_)) => "move",
     }
 }

@@ -36,6 +36,38 @@ pub enum Errno {
 }
 
 impl Errno {
+    /// All of them.
+    pub const ALL: &[Errno] = &[
+        Errno::EPERM,
+        Errno::ENOENT,
+        Errno::EIO,
+        Errno::EBADF,
+        Errno::EBUSY,
+        Errno::EEXIST,
+        Errno::ENOTDIR,
+        Errno::EISDIR,
+        Errno::EINVAL,
+        Errno::EFBIG,
+        Errno::ENOSPC,
+        Errno::EROFS,
+        Errno::ERANGE,
+        Errno::ENAMETOOLONG,
+        Errno::ENODATA,
+        Errno::EBADMSG,
+        Errno::EOPNOTSUPP,
+        Errno::ETIMEDOUT,
+        Errno::ESTALE,
+    ];
+
+    /// Its place in [`Errno::ALL`].
+    pub fn index(self) -> usize {
+        // Each is there once.
+        Errno::ALL
+            .iter()
+            .position(|errno| *errno == self)
+            .unwrap_or(0)
+    }
+
     /// The number that the kernel gets.
     pub fn number(self) -> i32 {
         self as i32

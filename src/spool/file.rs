@@ -15,7 +15,7 @@ use super::draft::Draft;
 use super::error::{self, Errno, Refusal, Result, Waiting};
 use super::handle::{Handle, Reader, Writer, WriterInner};
 use super::inode::Node;
-use super::report::TextCursor;
+use super::report::{TextCursor, Wake};
 use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
 use super::{Spool, scratch};
@@ -63,6 +63,11 @@ impl Spool {
     fn open_quietly(&self, caller: &Caller, ino: u64, mode: OpenMode) -> Result<u64> {
         let handle = match (Fixed::of(ino), self.inodes.get(ino)) {
             (Some(Fixed::Text(text)), _) => Self::open_text(text, mode)?,
+            (Some(Fixed::Snapshot(which)), _) => {
+                read_only(mode)?;
+                let document = self.snapshot(which)?;
+                Handle::Reader(Arc::new(Reader { ino, document }))
+            }
             (Some(Fixed::Dir(_)), _) => return Err(Refusal::new(Errno::EISDIR, "a directory")),
             (None, Some(Node::Scratch(file))) => {
                 if mode.truncate && mode.write {
@@ -81,9 +86,7 @@ impl Spool {
     }
 
     fn open_text(text: Text, mode: OpenMode) -> Result<Handle> {
-        if mode.write {
-            return Err(Refusal::new(Errno::EPERM, "control files can't be written"));
-        }
+        read_only(mode)?;
         Ok(Handle::Text(
             text,
             Arc::new(Mutex::new(TextCursor::default())),
@@ -202,7 +205,7 @@ impl Spool {
         let writer = writer(caller, (ino, id, state), mode, opened, draft, origin);
         let brief = brief.unwrap_or_else(|| Brief::of_bytes(0, Timestamp::now()));
         // A name that is not committed may go any moment, and its size is the writer's alone.
-        let attr = self.message_attr(ino, brief, Some(&writer));
+        let attr = self.message_attr(ino, brief, Some(&writer), self.cache.reading());
         let attr = attr.valid(Duration::ZERO, Duration::ZERO);
         let fh = self.keep(ino, Handle::Writer(writer));
         Ok((attr, fh))
@@ -240,6 +243,15 @@ impl Spool {
             Handle::Scratch { file, .. } => Ok(file.read(offset, size)),
             Handle::Text(text, cursor) => Ok(cursor.lock().read(self.text(text), offset, size)),
             Handle::Dir(_) => Err(Refusal::bad_handle()),
+        }
+    }
+
+    /// Whether a read would give something at once, of what has to be waited for: the text of a
+    /// control file. If `wake` is given, it is called once there is more.
+    pub fn poll(&self, fh: u64, wake: Option<Wake>) -> Result<bool> {
+        match self.handles.get(fh)? {
+            Handle::Text(text, cursor) => Ok(cursor.lock().poll(self.text(text), fh, wake)),
+            _ => Ok(true),
         }
     }
 
@@ -320,7 +332,8 @@ impl Spool {
                 self.inodes.let_go(file.ino());
                 return self.discard_if_unused(&file);
             }
-            Ok(Handle::Text(..) | Handle::Dir(_)) => return,
+            Ok(Handle::Text(text, _)) => return self.text(text).forget(fh),
+            Ok(Handle::Dir(_)) => return,
         };
         self.inodes.let_go(ino);
     }
@@ -337,6 +350,14 @@ impl Spool {
         for fh in self.handles.all() {
             self.release(fh);
         }
+    }
+}
+
+/// How a control file may be opened.
+fn read_only(mode: OpenMode) -> Result<()> {
+    match mode.write {
+        true => Err(Refusal::new(Errno::EPERM, "control files can't be written")),
+        false => Ok(()),
     }
 }
 

@@ -189,6 +189,11 @@ impl Handles {
             .any(|writer| writer.state == state)
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.table.read().len()
+    }
+
     /// The numbers of all handles, for the end of the mount.
     pub fn all(&self) -> Vec<u64> {
         self.table.read().keys().copied().collect()

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::Spool;
 use super::attr::{Attr, Brief};
+use super::cache::ReadAt;
 use super::caller::Caller;
 use super::error::{Refusal, Result};
 use super::handle::Handle;
@@ -81,13 +82,13 @@ struct Batch {
 
 struct Item {
     id: MessageId,
-    /// What its attributes are made of, and at which generation of the cache it was read.
-    brief: Option<(Brief, u64)>,
+    /// What its attributes are made of, and when it was read.
+    brief: Option<(Brief, ReadAt)>,
 }
 
 /// What has a number in a listing.
 enum Found<'a> {
-    Message(&'a MessageId, Option<(Brief, u64)>),
+    Message(&'a MessageId, Option<(Brief, ReadAt)>),
     Gone,
     End,
 }
@@ -278,20 +279,24 @@ impl Spool {
                 Err(_) if given => return Ok(()),
                 Err(refusal) => return Err(refusal),
             };
-            let ino = self.inodes.number(id);
+            // Known to be known to the kernel, before it is decided what it may remember.
+            let ino = match plus {
+                true => self.inodes.look_up(id, state),
+                false => self.inodes.number(id),
+            };
             let name = id.file_name();
             let entry = DirEntry {
                 offset: DOTS + at + 1,
                 ino,
                 is_dir: false,
                 name: name.as_ref(),
-                attr: brief.map(|(brief, read_at)| self.listed_attr(state, id, brief, read_at)),
+                attr: brief.map(|brief| self.listed_attr(state, id, ino, brief)),
             };
             if !sink(&entry) {
+                if plus {
+                    self.inodes.forget(ino, 1);
+                }
                 return Ok(());
-            }
-            if plus {
-                self.inodes.look_up(id, state);
             }
             given = true;
             at += 1;
@@ -323,9 +328,9 @@ impl Spool {
             (true, Some(brief)) => Some(brief),
             // It was found without attributes, by another kind of request.
             (true, None) => {
-                let read_at = self.cache.generation();
+                let read = self.cache.reading();
                 match self.brief(&item.id, Some(state))? {
-                    Some(brief) => Some((brief, read_at)),
+                    Some(brief) => Some((brief, read)),
                     None => return Ok(Found::Gone),
                 }
             }
@@ -338,12 +343,12 @@ impl Spool {
         let ctx = self.patient();
         let after = window.last();
         let limit = if plus { BATCH_PLUS } else { BATCH };
-        let read_at = self.cache.generation();
+        let read = self.cache.reading();
         let found: Vec<Item> = if plus {
             let batch = self.ask(self.store.scan_stored(&ctx, state, after, limit))?;
             let item = |(id, stored): (MessageId, crate::backend::Result<_>)| {
                 let brief = stored.map_or(Brief::UNREADABLE, |stored| Brief::of(&stored));
-                let brief = Some((brief, read_at));
+                let brief = Some((brief, read));
                 Item { id, brief }
             };
             batch.into_iter().map(item).collect()

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::attr::{Attr, Brief};
-use super::cache::{self, Validity};
+use super::cache::{self, ReadAt};
 use super::caller::Caller;
 use super::error::{Errno, Refusal, Result};
 use super::handle::Writer;
@@ -49,6 +49,7 @@ impl Spool {
         let hidden = self.asides.hides(state, id, caller);
         // The kernel is known to know the inode before the store is read: what changes from here on
         // reaches it.
+        let read = self.cache.reading();
         let ino = self.inodes.expect(id, state);
         let found =
             self.brief(id, Some(state))
@@ -60,7 +61,7 @@ impl Spool {
         match found {
             Ok((brief, stored)) => {
                 self.inodes.moved(id, state);
-                let mut attr = self.message_attr(ino, brief, own.as_deref());
+                let mut attr = self.message_attr(ino, brief, own.as_deref(), read);
                 if !stored || self.asides.is_aside(state, id) {
                     attr.validity.names = Duration::ZERO;
                 }
@@ -84,12 +85,13 @@ impl Spool {
                 let by_handle = fh.and_then(|fh| self.handles.writer(fh));
                 let own = by_handle
                     .or_else(|| self.own_writer(caller, ino, |writer| !writer.is_dropped()));
+                let read = self.cache.reading();
                 let brief = match self.brief(&id, None)? {
                     Some(brief) => brief,
                     // Not committed yet, or gone while it is open.
                     None => self.open_brief(ino).ok_or_else(Refusal::not_found)?,
                 };
-                Ok(self.message_attr(ino, brief, own.as_deref()))
+                Ok(self.message_attr(ino, brief, own.as_deref(), read))
             }
         }
     }
@@ -135,6 +137,9 @@ impl Spool {
         match (Fixed::of(ino), self.inodes.get(ino)) {
             (Some(Fixed::Dir(dir)), _) => dir.path(),
             (Some(Fixed::Text(text)), _) => format!("{}{}", Dir::Control.path(), text.name()),
+            (Some(Fixed::Snapshot(snapshot)), _) => {
+                format!("{}{}", Dir::Control.path(), snapshot.name())
+            }
             (None, Some(Node::Message(id, state))) => format!("{state}/{}", id.file_name()),
             (None, Some(Node::Scratch(file))) => self.scratches.path_of(&file),
             (None, None) => "?".to_owned(),
@@ -180,8 +185,16 @@ impl Spool {
             .writer_of(ino, |writer| wanted(writer) && writer.opener.is(caller))
     }
 
-    pub(super) fn message_attr(&self, ino: u64, brief: Brief, own: Option<&Writer>) -> Attr {
-        let validity = self.cache.validity();
+    /// A message's attributes, of what was read of it at that time; the kernel is known by now to
+    /// know the inode.
+    pub(super) fn message_attr(
+        &self,
+        ino: u64,
+        brief: Brief,
+        own: Option<&Writer>,
+        read: ReadAt,
+    ) -> Attr {
+        let validity = self.cache.validity(read);
         let attr = self.options.ownership.file(ino, brief);
         let mut attr = attr.valid(validity.names, validity.attributes);
         // The size that a writer sees is another one than everybody else's.
@@ -194,19 +207,15 @@ impl Spool {
         attr
     }
 
-    /// The attributes of a message that a listing of `state` shows, as they were read at that
-    /// generation of the cache. What changed since then nobody was told of in time.
+    /// The attributes of a message that a listing of `state` shows.
     pub(super) fn listed_attr(
         &self,
         state: QueueState,
         id: &MessageId,
-        brief: Brief,
-        read_at: u64,
+        ino: u64,
+        (brief, read): (Brief, ReadAt),
     ) -> Attr {
-        let mut attr = self.message_attr(self.inodes.number(id), brief, None);
-        if self.cache.generation() != read_at {
-            attr.validity = Validity::default();
-        }
+        let mut attr = self.message_attr(ino, brief, None, read);
         if self.asides.is_aside(state, id) {
             attr.validity.names = Duration::ZERO;
         }
@@ -234,7 +243,17 @@ impl Spool {
                 let attr = control(self.options.ownership.file(ino, brief), 0o600);
                 Ok(attr.valid(cache::VALID, Duration::ZERO))
             }
+            Fixed::Snapshot(_) => {
+                let brief = Brief::of_bytes(0, Timestamp::now());
+                let attr = self.options.ownership.file(ino, brief);
+                let attr = Attr {
+                    mode: attr.mode & 0o444,
+                    ..attr
+                };
+                Ok(attr.valid(cache::VALID, Duration::ZERO))
+            }
             Fixed::Dir(dir) => {
+                let read = self.cache.reading();
                 let info = self.dir_info(dir)?;
                 let subdirs = subdirs(dir, &self.options);
                 let attr = self.options.ownership.dir(ino, info, subdirs);
@@ -244,7 +263,7 @@ impl Spool {
                     // makes nothing.
                     Dir::State(state) if self.handles.writes_in(state) => Duration::ZERO,
                     Dir::ScratchOf(_) => Duration::ZERO,
-                    Dir::State(_) => self.cache.validity().attributes,
+                    Dir::State(_) => self.cache.validity(read).attributes,
                     Dir::Root | Dir::Control | Dir::Scratch => cache::VALID,
                 };
                 Ok(attr.valid(cache::VALID, attributes))

@@ -164,6 +164,12 @@ pub struct Scratches {
 }
 
 impl Scratches {
+    /// How many there are, unlinked ones that are still open included, and their bytes.
+    pub fn usage(&self) -> (u64, u64) {
+        let budget = self.budget.lock();
+        (budget.files, budget.bytes)
+    }
+
     /// The file of that name.
     pub fn get(&self, state: QueueState, name: &OsStr) -> Option<Arc<ScratchFile>> {
         self.files.lock().get(&(state, name.to_owned())).cloned()

@@ -34,11 +34,22 @@ pub enum Text {
     Events,
 }
 
+/// A control file that is made when it is opened: each reader has one moment of its own. Its size
+/// is shown as 0, as that of the files in /proc is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Snapshot {
+    /// What is known of the mount, as JSON.
+    Status,
+    /// Numbers for Prometheus.
+    Metrics,
+}
+
 /// What a fixed inode number stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fixed {
     Dir(Dir),
     Text(Text),
+    Snapshot(Snapshot),
 }
 
 impl Fixed {
@@ -55,6 +66,8 @@ impl Fixed {
             Fixed::Dir(Dir::ScratchOf(state)) => 10 + u64::from(state.number()),
             Fixed::Text(Text::Errors) => 16,
             Fixed::Text(Text::Events) => 17,
+            Fixed::Snapshot(Snapshot::Status) => 18,
+            Fixed::Snapshot(Snapshot::Metrics) => 19,
         }
     }
 
@@ -69,6 +82,8 @@ impl Fixed {
             10..=15 => Fixed::Dir(Dir::ScratchOf(state(10)?)),
             16 => Fixed::Text(Text::Errors),
             17 => Fixed::Text(Text::Events),
+            18 => Fixed::Snapshot(Snapshot::Status),
+            19 => Fixed::Snapshot(Snapshot::Metrics),
             _ => return None,
         })
     }
@@ -80,6 +95,16 @@ impl Text {
         match self {
             Text::Errors => "errors",
             Text::Events => "events",
+        }
+    }
+}
+
+impl Snapshot {
+    /// Its name in the directory of control files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Snapshot::Status => "status",
+            Snapshot::Metrics => "metrics",
         }
     }
 }
@@ -119,7 +144,9 @@ impl Dir {
             Dir::Control => vec![
                 (Text::Errors.name(), Fixed::Text(Text::Errors)),
                 (Text::Events.name(), Fixed::Text(Text::Events)),
+                (Snapshot::Metrics.name(), Fixed::Snapshot(Snapshot::Metrics)),
                 ("scratch", Fixed::Dir(Dir::Scratch)),
+                (Snapshot::Status.name(), Fixed::Snapshot(Snapshot::Status)),
             ],
             Dir::State(_) | Dir::ScratchOf(_) => Vec::new(),
         }

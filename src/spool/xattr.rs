@@ -62,7 +62,7 @@ impl Spool {
         if let Some(fixed) = Fixed::of(ino) {
             return match fixed {
                 Fixed::Dir(Dir::State(state)) => self.state_xattrs(state),
-                Fixed::Dir(_) | Fixed::Text(_) => Ok(Vec::new()),
+                Fixed::Dir(_) | Fixed::Text(_) | Fixed::Snapshot(_) => Ok(Vec::new()),
             };
         }
         match self.inodes.get(ino) {

@@ -9,6 +9,7 @@ mod closes;
 mod directory;
 mod lifecycle;
 mod moves;
+mod others;
 mod race;
 mod scratch;
 mod support;

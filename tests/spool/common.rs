@@ -139,6 +139,7 @@ impl StoreFile {
 
 pub fn options() -> Options {
     Options {
+        source: "sqlite:test".to_owned(),
         read_only: false,
         no_delete: false,
         archived: false,

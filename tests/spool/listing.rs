@@ -236,7 +236,8 @@ fn the_fixed_directories_list_what_is_in_them() {
     let m = mounted();
     let states = ["incoming", "active", "deferred", "hold", "bounce"];
     assert_eq!(list(&m.spool, ROOT), states);
-    assert_eq!(list(&m.spool, 8), ["errors", "events", "scratch"]);
+    let control = ["errors", "events", "metrics", "scratch", "status"];
+    assert_eq!(list(&m.spool, 8), control);
     assert_eq!(list(&m.spool, 9), states);
     let spool = again(&m, |options| options.archived = true);
     assert_eq!(list(&spool, ROOT).last().unwrap(), "archived");

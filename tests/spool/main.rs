@@ -4,8 +4,10 @@
 mod aside;
 mod attributes;
 mod closes;
+mod coherence;
 mod common;
 mod errors;
+mod events;
 mod faults;
 mod listing;
 mod model;

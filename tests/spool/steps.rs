@@ -17,6 +17,7 @@ type Hook = Box<dyn Fn() + Send + Sync>;
 pub struct Steps {
     failures: Mutex<VecDeque<(&'static str, Error)>>,
     meanwhile: Mutex<Option<Arc<Hook>>>,
+    afterwards: Mutex<Option<(&'static str, Hook)>>,
 }
 
 impl Steps {
@@ -28,6 +29,23 @@ impl Steps {
     /// Runs something in the middle of each call, by the calling thread.
     pub fn meanwhile(&self, hook: Hook) {
         *self.meanwhile.lock().unwrap() = Some(Arc::new(hook));
+    }
+
+    /// Runs something once, when the store has answered the next call of that name and nobody has
+    /// the answer yet, by the calling thread.
+    pub fn afterwards(&self, call: &'static str, hook: Hook) {
+        *self.afterwards.lock().unwrap() = Some((call, hook));
+    }
+
+    fn answered(&self, call: &str) {
+        let hook = self
+            .afterwards
+            .lock()
+            .unwrap()
+            .take_if(|(name, _)| *name == call);
+        if let Some((_, hook)) = hook {
+            hook();
+        }
     }
 
     fn step(&self, call: &str) -> Result<()> {
@@ -53,7 +71,9 @@ macro_rules! steps {
     ($($call:ident($($name:ident: $kind:ty),*) -> $gives:ty;)*) => {
         $(fn $call(&self, $($name: $kind),*) -> Result<$gives> {
             self.steps.step(stringify!($call))?;
-            self.inner.$call($($name),*)
+            let answer = self.inner.$call($($name),*);
+            self.steps.answered(stringify!($call));
+            answer
         })*
     };
 }

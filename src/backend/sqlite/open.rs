@@ -178,6 +178,9 @@ pub fn connect(place: &Place, access: Access) -> rusqlite::Result<Connection> {
     let conn = open_for(place, mode)?;
     conn.busy_timeout(OPEN_WAIT)?;
     conn.set_prepared_statement_cache_capacity(64);
+    // A plan that may depend on bound values (a partial index makes it so) would be made again for
+    // each call, with all triggers: ten times the cost of the statement.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // A file that another process truncates would be a SIGBUS if it were mapped.
     conn.pragma_update(None, "mmap_size", 0)?;
     conn.pragma_update(None, "temp_store", "memory")?;

@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::error::from_sqlite;
 use super::open::{self, Access, Place};
-use super::{row, views};
+use super::{row, schema, views};
 use crate::backend::{Ages, Result, Selected, StateInfo};
 use crate::model::{
     Filter, MessageId, MessageListOptions, MessageListResult, QueueState, Revision, SortBy,
@@ -327,6 +327,13 @@ pub fn state_info(conn: &Connection, state: QueueState) -> rusqlite::Result<Stat
                 },
             })
         })
+}
+
+/// How many rows no directory or file name can express.
+pub fn inexpressible(conn: &Connection) -> rusqlite::Result<u64> {
+    conn.prepare_cached("SELECT count FROM rs_state WHERE state = ?1")?
+        .query_row([schema::INEXPRESSIBLE], |row| row.get::<_, i64>(0))
+        .map(|count| u64::try_from(count).unwrap_or(0))
 }
 
 /// A state's oldest message and next retry.

@@ -42,7 +42,7 @@ pub fn unprepared(conn: &Connection) -> rusqlite::Result<()> {
          FROM main.messages WHERE id IS NOT NULL;
          CREATE TEMP VIEW rs_state AS
          SELECT column1 AS state, (SELECT count(*) FROM main.messages WHERE id IS NOT NULL
-             AND messages.state = column1 AND rs_bucket(id, messages.state) = column1) AS count,
+             AND (messages.state = column1 OR column1 = 6) AND rs_bucket(id, messages.state) = column1) AS count,
            0 AS changed_ms
          FROM (VALUES (0), (1), (2), (3), (4), (5), (6), (7));
          CREATE TEMP VIEW rs_log AS
