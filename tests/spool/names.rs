@@ -30,6 +30,11 @@ fn an_id_has_one_name() {
         ("%2f", "%252f.json"),
         ("#x.json#", "#x.json#.json"),
     ] {
+        if !holds(name) {
+            assert_eq!(errno(m.overwrite(&me(), Hold, file, &new_document(name))), EINVAL);
+            assert!(!m.sees(&me(), Hold, file), "{file}");
+            continue;
+        }
         m.put(name, Hold);
         assert!(m.sees(&me(), Hold, file), "{file}");
         assert!(m.list(Hold).contains(&file.to_owned()));
