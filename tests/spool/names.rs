@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::common::*;
-use retryspoolfs::spool::Errno::{EEXIST, EISDIR, ENOENT, ENOTDIR, EPERM};
+use retryspoolfs::spool::Errno::{EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, EPERM};
 
 #[test]
 fn a_message_is_in_one_directory() {
