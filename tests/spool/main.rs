@@ -1,6 +1,11 @@
 //! The filesystem's core without a kernel: operations as FUSE would send them, over a SQLite
 //! store in a file of its own; and, in `dir`, over RetrySpool's own directory.
 
+#![allow(
+    clippy::duplicate_mod,
+    reason = "the same tests run on more than one store"
+)]
+
 mod aside;
 mod attributes;
 mod closes;

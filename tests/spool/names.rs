@@ -31,7 +31,10 @@ fn an_id_has_one_name() {
         ("#x.json#", "#x.json#.json"),
     ] {
         if !holds(name) {
-            assert_eq!(errno(m.overwrite(&me(), Hold, file, &new_document(name))), EINVAL);
+            assert_eq!(
+                errno(m.overwrite(&me(), Hold, file, &new_document(name))),
+                EINVAL
+            );
             assert!(!m.sees(&me(), Hold, file), "{file}");
             continue;
         }
