@@ -13,6 +13,12 @@ mod moves;
 mod others;
 mod race;
 mod scratch;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the tests of commands and tools use the rest"
+)]
 mod support;
 mod tree;
+mod watched;
 mod writes;
