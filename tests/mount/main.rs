@@ -11,6 +11,7 @@ mod moves;
 mod others;
 mod race;
 mod scratch;
+mod soak;
 mod support;
 mod tree;
 mod writes;
