@@ -18,6 +18,7 @@ use crate::model::{
 
 mod audit;
 pub mod check;
+pub mod dir;
 pub mod locator;
 mod selection;
 #[cfg(feature = "sqlite")]

@@ -1,0 +1,3 @@
+//! What the store in RetrySpool's own directory promises beyond the contract.
+
+pub mod support;
