@@ -97,8 +97,14 @@ impl Locator {
     /// A directory beside the spool for scratch files that would be lost otherwise:
     /// `SPOOL.scratch`.
     pub fn scratch_dir(&self) -> Option<PathBuf> {
+        self.beside(".scratch")
+    }
+
+    /// The path of the spool with this ending, for what belongs to it and is not in it; `None` of a
+    /// spool that is at no path.
+    pub fn beside(&self, ending: &str) -> Option<PathBuf> {
         let mut beside = self.path().as_os_str().to_owned();
-        beside.push(".scratch");
+        beside.push(ending);
         Some(beside.into())
     }
 
