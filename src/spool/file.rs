@@ -15,6 +15,7 @@ use super::draft::Draft;
 use super::error::{self, Errno, Refusal, Result, Waiting};
 use super::handle::{Handle, Reader, Writer, WriterInner};
 use super::inode::{self, Node, PageUse};
+use super::removed::Removed;
 use super::report::{TextCursor, Wake};
 use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
@@ -128,7 +129,7 @@ impl Spool {
             mode,
             opened,
             draft,
-            Origin::Opened,
+            Origin::default(),
         );
         Ok(Handle::Writer(writer))
     }
@@ -235,8 +236,12 @@ impl Spool {
             }
         };
         let origin = match brief {
-            Some(_) => Origin::Opened,
-            None => Origin::Created(creation),
+            Some(_) => Origin::default(),
+            None => Origin {
+                created: true,
+                aside: creation,
+                removed: self.removals.take(id, caller),
+            },
         };
         let ino = self.inodes.look_up(id, state);
         let writer = writer(caller, (ino, id, state), mode, opened, draft, origin);
@@ -439,12 +444,14 @@ pub(super) fn in_use(found: QueueState) -> Refusal {
 }
 
 /// How a writer came to its file.
-#[derive(Clone, Copy)]
-enum Origin {
-    /// It was there.
-    Opened,
-    /// It was made, maybe where a message was set aside.
-    Created(Option<Creation>),
+#[derive(Default)]
+struct Origin {
+    /// It was made; otherwise it was there.
+    created: bool,
+    /// It was made where a message was set aside.
+    aside: Option<Creation>,
+    /// It was made where the same process removed a message.
+    removed: Option<Removed>,
 }
 
 fn writer(
@@ -464,12 +471,10 @@ fn writer(
         append: mode.append,
         sync: mode.sync,
         len: AtomicU64::new(draft.len()),
-        aside: match origin {
-            Origin::Created(creation) => creation,
-            Origin::Opened => None,
-        },
-        uncommitted: AtomicBool::new(matches!(origin, Origin::Created(_))),
+        aside: origin.aside,
+        uncommitted: AtomicBool::new(origin.created),
         dropped: AtomicBool::new(false),
+        replaces: Mutex::new(origin.removed),
         inner: Mutex::new(WriterInner {
             draft,
             opened,

@@ -134,6 +134,7 @@ impl Case {
             reported: false,
             uncommitted: false,
             dropped: false,
+            replaces: None,
         });
     }
 
@@ -180,6 +181,10 @@ impl Case {
                     };
                     self.end_aside(id, state, opener);
                     let h = &mut self.model.handles[at];
+                    let removed = h.replaces.take();
+                    if verdict == Verdict::Store {
+                        assert!(removed.is_none_or(|removed| made > removed.message.updated));
+                    }
                     (h.changed, h.refused, h.uncommitted) = (false, None, false);
                     h.opened = Opened::At(made);
                     None
@@ -195,12 +200,23 @@ impl Case {
             (h.changed, h.refused, h.incomplete) = (false, Some(errno), incomplete);
             if h.uncommitted {
                 self.model.free_again(at);
+                self.put_back_of(at);
             }
         }
         if !incomplete {
             self.told(at);
         }
         Some(errno)
+    }
+
+    /// What the handle's process removed before is put back; what it writes from then on changes
+    /// that.
+    fn put_back_of(&mut self, at: usize) {
+        let h = &mut self.model.handles[at];
+        let (id, removed) = (h.id, h.replaces.take());
+        if let Some(revision) = self.put_back(id, removed) {
+            self.model.handles[at].opened = Opened::At(revision);
+        }
     }
 
     pub fn told(&mut self, at: usize) {
@@ -224,6 +240,7 @@ impl Case {
             let h = &self.model.handles[at];
             if h.uncommitted && !h.dropped {
                 self.model.free_again(at);
+                self.put_back_of(at);
             }
         }
         self.model.handles.remove(at);
