@@ -62,7 +62,8 @@ pub struct Arguments {
     status_fd: Option<RawFd>,
 }
 
-const AFTER: &str = "\
+/// What the help and the manual pages say of options and exit codes.
+pub const AFTER: &str = "\
 Mount options:
   ro                     nothing can be changed, and nothing is written to the spool
   allow_other            other users may look in, as far as permissions let them
