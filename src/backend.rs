@@ -220,6 +220,9 @@ pub struct Space {
     pub available: u64,
 }
 
+/// How many callers insert many messages at once, where a store has no better way.
+const TOGETHER: usize = 8;
+
 /// A store of message metadata: RetrySpool's interface, in its names, and below them what a
 /// mount needs besides.
 ///
@@ -295,6 +298,33 @@ pub trait Backend: Send + Sync {
     /// Stores a message whose ID is in no state, and gives its revision;
     /// [`Error::AlreadyExists`] if it is in any, the hidden one included.
     fn insert(&self, ctx: &Context, metadata: &MessageMetadata) -> Result<Revision>;
+
+    /// [`insert`](Backend::insert) of many, each with its own answer, in their order. They are
+    /// inserted in any order, and share commits and flushes where the store can share them.
+    fn insert_all(&self, ctx: &Context, messages: &[MessageMetadata]) -> Vec<Result<Revision>> {
+        let share = messages.len().div_ceil(TOGETHER).max(1);
+        std::thread::scope(|scope| {
+            let started: Vec<_> = messages
+                .chunks(share)
+                .map(|some| {
+                    let run = || some.iter().map(|one| self.insert(ctx, one)).collect();
+                    (some.len(), scope.spawn(run))
+                })
+                .collect();
+            started
+                .into_iter()
+                .flat_map(
+                    |(count, thread): (_, std::thread::ScopedJoinHandle<Vec<_>>)| {
+                        let failed =
+                            || Err(Error::Unavailable("an insert failed in the middle".into()));
+                        thread
+                            .join()
+                            .unwrap_or_else(|_| (0..count).map(|_| failed()).collect())
+                    },
+                )
+                .collect()
+        })
+    }
 
     /// Replaces the message if it is in state `from` at revision `seen`, and gives the new
     /// revision; the metadata may name another state. [`Error::NotFound`],

@@ -9,18 +9,24 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::backend::locator::Locator;
 
+mod check;
+mod copy;
 mod demo;
+mod export;
 mod failure;
 mod filter;
 mod health;
 mod helper;
+mod import;
 mod init;
 mod list;
 mod log;
 mod mount;
 mod output;
 mod place;
+mod progress;
 mod show;
+mod snapshot;
 mod umount;
 
 use failure::Failure;
@@ -43,6 +49,12 @@ enum Command {
     Demo(demo::Arguments),
     List(list::Arguments),
     Show(show::Arguments),
+    Copy(copy::Arguments),
+    Export(export::Arguments),
+    Import(import::Arguments),
+    Snapshot(snapshot::Snapshot),
+    Check(check::Arguments),
+    Compact(snapshot::Compact),
 }
 
 /// The whole command line, as clap knows it: manual pages and completions are made from it.
@@ -71,6 +83,12 @@ pub fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
+        Command::Copy(arguments) => copy::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
+        Command::Snapshot(arguments) => snapshot::snapshot(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Compact(arguments) => snapshot::compact(&arguments),
     };
     done.unwrap_or_else(Failure::end)
 }

@@ -53,11 +53,13 @@
 
 pub mod backend;
 pub mod cli;
+pub mod datadir;
 pub mod document;
 pub mod fuse;
 pub mod model;
 pub mod newfile;
 pub mod spool;
+pub mod transfer;
 
 pub use backend::{Backend, Context, Error, Factory, StateCounterBackend};
 pub use model::{

@@ -157,6 +157,22 @@ impl Spool {
         }
     }
 
+    /// Looks for what other programs changed past the store's notice, beside everything else, for
+    /// as long as `going` says so. The feed tells of what it finds.
+    pub fn recount(&self, going: &dyn Fn() -> bool) {
+        // It pauses more than it reads: a large store takes minutes.
+        let ctx = Context::within(Duration::from_secs(24 * 3600));
+        match self.store.recount(&ctx, going) {
+            Ok(0) => {}
+            Ok(count) => self.report.note(&format!(
+                "{count} changes had gone past the store's triggers, and are counted now"
+            )),
+            Err(error) => {
+                tracing::warn!(target: "retryspoolfs", "the messages can't be counted again: {error}");
+            }
+        }
+    }
+
     /// Ends the mount: scratch files that hold bytes are put on disk, and the store is closed.
     pub fn close(&self) {
         self.rescue_scratch_files(None);

@@ -80,10 +80,16 @@ impl Locator {
     /// A directory beside the spool for scratch files that would be lost otherwise:
     /// `SPOOL.scratch`.
     pub fn scratch_dir(&self) -> Option<PathBuf> {
+        self.beside(".scratch")
+    }
+
+    /// The path of the spool with this ending, for what belongs to it and is not in it; `None` of a
+    /// spool that is at no path.
+    pub fn beside(&self, ending: &str) -> Option<PathBuf> {
         match self {
             Locator::Sqlite(path) => {
                 let mut beside = path.clone().into_os_string();
-                beside.push(".scratch");
+                beside.push(ending);
                 Some(beside.into())
             }
         }

@@ -389,6 +389,18 @@ impl Backend for SqliteBackend {
         self.change(ctx, Change::Insert(metadata.clone()))
     }
 
+    fn insert_all(&self, ctx: &Context, messages: &[MessageMetadata]) -> Vec<Result<Revision>> {
+        let refused = |error: Error| messages.iter().map(|_| Err(error.clone())).collect();
+        let _open = match self.enter() {
+            Ok(open) => open,
+            Err(error) => return refused(error),
+        };
+        match &self.writer {
+            Some(writer) => writer.submit_all(messages.iter().cloned().map(Change::Insert), ctx),
+            None => refused(Error::ReadOnly),
+        }
+    }
+
     fn replace(
         &self,
         ctx: &Context,

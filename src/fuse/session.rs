@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{Config, MountOption, SessionACL};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -21,6 +21,9 @@ use crate::spool::{Follower, Options, Ownership, Spool};
 
 /// Threads that serve requests. A request may wait for a busy store, so there are more than cores.
 const THREADS: usize = 8;
+
+/// How often the store is counted again, for what other programs change past its triggers.
+const RECOUNT: Duration = Duration::from_secs(3600);
 
 /// How long a service manager's order to stop may wait for each: for a mount that is in use to
 /// become free; and then, once nobody new finds it, for its users to close their files.
@@ -122,6 +125,7 @@ impl Mount {
                 }
             }),
             life.begin(&spool, |spool, life| life.report(spool)),
+            life.begin(&spool, |spool, life| life.recount(spool)),
         ];
         let served = serve(session, &life, ended, &spool);
         life.over.store(true, Ordering::Relaxed);
@@ -223,6 +227,18 @@ impl Life {
         match lazily {
             true => mountpoint::detach(&self.mountpoint),
             false => mountpoint::unmount(&self.mountpoint),
+        }
+    }
+
+    /// Lets the store be counted again now and then, until the mount ends.
+    fn recount(&self, spool: &Spool) {
+        let mut next = Instant::now() + RECOUNT;
+        while !self.is_over() {
+            thread::park_timeout(next.saturating_duration_since(Instant::now()));
+            if Instant::now() >= next {
+                spool.recount(&|| !self.is_over());
+                next = Instant::now() + RECOUNT;
+            }
         }
     }
 

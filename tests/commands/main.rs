@@ -13,3 +13,5 @@ mod support;
 
 mod filters;
 mod places;
+mod transfer;
+mod upkeep;

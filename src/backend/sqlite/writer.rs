@@ -104,11 +104,23 @@ impl Writer {
 
     /// Makes the change, and returns when it is committed, refused, or out of time.
     pub fn submit(&self, change: Change, ctx: &Context) -> Answer {
-        let deadline = ctx.deadline();
+        let ticket = self.enqueue(change, ctx);
+        self.wait(&ticket)
+    }
+
+    /// Makes many changes, each with its own answer, in as few transactions as hold the lock for
+    /// their time.
+    pub fn submit_all(&self, changes: impl Iterator<Item = Change>, ctx: &Context) -> Vec<Answer> {
+        let tickets: Vec<_> = changes.map(|change| self.enqueue(change, ctx)).collect();
+        // Tickets are answered in their order, so the one that may have to lead is waited for.
+        tickets.iter().map(|ticket| self.wait(ticket)).collect()
+    }
+
+    fn enqueue(&self, change: Change, ctx: &Context) -> Arc<Ticket> {
         let ticket = Arc::new(Ticket {
             change,
             actor: ctx.actor().cloned(),
-            deadline,
+            deadline: ctx.deadline(),
             slot: Mutex::new(Slot::Waiting),
             turn: Condvar::new(),
         });
@@ -120,7 +132,7 @@ impl Writer {
             }
         }
         self.operations.fetch_add(1, Relaxed);
-        self.wait(&ticket)
+        ticket
     }
 
     fn wait(&self, ticket: &Arc<Ticket>) -> Answer {

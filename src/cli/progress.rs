@@ -1,0 +1,98 @@
+//! What a long command shows while it runs, and how it is ended.
+//!
+//! Owns: the line on a terminal that says how far it is; SIGINT and SIGTERM.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use super::Failure;
+use super::failure::INTERRUPTED;
+use super::output::complain;
+
+/// How often the line changes.
+const EVERY: Duration = Duration::from_millis(200);
+
+/// A line on standard error that is written over and over, where that is a terminal.
+pub struct Progress {
+    verb: &'static str,
+    total: u64,
+    on_terminal: bool,
+    started: Instant,
+    shown: Option<Instant>,
+}
+
+impl Progress {
+    /// Nothing is done yet; `total` is how much there is, 0 where nobody knows.
+    pub fn new(verb: &'static str, total: u64) -> Progress {
+        Progress {
+            verb,
+            total,
+            on_terminal: io::stderr().is_terminal(),
+            started: Instant::now(),
+            shown: None,
+        }
+    }
+
+    /// So many are done.
+    pub fn done(&mut self, count: u64) {
+        let is_due = self.shown.is_none_or(|shown| shown.elapsed() >= EVERY);
+        if !self.on_terminal || !is_due {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let seconds = self.started.elapsed().as_secs();
+        let of = match self.total {
+            0 => String::new(),
+            total => format!(" of {total}"),
+        };
+        let verb = self.verb;
+        let _ = write!(io::stderr(), "\r\x1b[K{verb}: {count}{of}, {seconds} s");
+    }
+
+    /// A line that stays.
+    pub fn say(&mut self, line: &str) {
+        self.clear();
+        complain(line);
+    }
+
+    /// Takes the line away.
+    pub fn clear(&mut self) {
+        if self.shown.take().is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// Whether SIGINT or SIGTERM came. From now on they end no step in its middle; a second one ends
+/// the process at once.
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Begins to catch them.
+    pub fn catch() -> Result<Interrupt, Failure> {
+        let came = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the first signal finds the flag still down.
+            flag::register_conditional_shutdown(signal, INTERRUPTED.into(), Arc::clone(&came))
+                .and_then(|_| flag::register(signal, Arc::clone(&came)))
+                .map_err(|error| format!("signals can't be caught: {error}"))?;
+        }
+        Ok(Interrupt(came))
+    }
+
+    /// Whether to go on.
+    pub fn going(&self) -> bool {
+        !self.0.load(Ordering::Relaxed)
+    }
+}

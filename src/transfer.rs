@@ -1,0 +1,58 @@
+//! Messages on their way: from one store to another, to a file, and back.
+//!
+//! Owns: what is written where in which order, so that nothing is lost by an interruption at any
+//! point, and what is told of a message that can't be taken.
+//! May fail: with a store's or a file's error, after which the same call goes on where it was; a
+//! message that can't be taken is told of, and left where it is.
+//! Must not know: the command line, FUSE.
+
+use crate::backend::{Context, Error};
+use std::time::Duration;
+
+mod archive;
+mod copy;
+mod export;
+mod import;
+
+pub use archive::{Archive, Entry, Format, Kind, read};
+pub use copy::{Copied, copy};
+pub use export::{Exported, Failed, Removed, export, remove};
+pub use import::{Imported, import};
+
+/// Who hears how far a transfer is, and may end it.
+pub struct Watch<'a> {
+    /// Hears how many messages are done, now and then.
+    pub done: &'a mut dyn FnMut(u64),
+    /// Hears of a message that is not taken: which, and why.
+    pub trouble: &'a mut dyn FnMut(&str, &str),
+    /// Asked between steps; `false` ends the transfer.
+    pub going: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// Messages that one step takes.
+const STEP: usize = 1000;
+
+/// Time for one step.
+fn ctx() -> Context {
+    Context::within(Duration::from_secs(60))
+}
+
+/// Whether an error is about one message, so that the others can be taken all the same.
+fn is_of_one(error: &Error) -> bool {
+    match error {
+        Error::NotFound
+        | Error::AlreadyExists { .. }
+        | Error::StateConflict { .. }
+        | Error::StaleRevision { .. }
+        | Error::InvalidId(_)
+        | Error::InvalidDocument(_)
+        | Error::Corrupt(_) => true,
+        Error::Missing(_)
+        | Error::Busy(_)
+        | Error::Closed
+        | Error::StorageFull(_)
+        | Error::ReadOnly
+        | Error::Durability(_)
+        | Error::Unavailable(_) => false,
+    }
+}
