@@ -34,6 +34,7 @@ mod lookup;
 mod metrics;
 mod namespace;
 mod operations;
+mod recent;
 mod repeats;
 mod report;
 mod scratch;
@@ -49,7 +50,7 @@ pub use draft::{Close, Closer, Content, Draft, on_close};
 pub use error::{Errno, Refusal, Result, Waiting, refusal};
 pub use file::OpenMode;
 pub use follow::Follower;
-pub use inode::number_of;
+pub use inode::{PageUse, number_of};
 pub use listing::{DirEntry, Sink};
 pub use namespace::RenameFlags;
 pub use operations::{Counted, Operation, Operations};
@@ -146,6 +147,7 @@ impl Spool {
     /// Puts on disk what scratch files nobody touched for an hour, tells who hid a message by
     /// mistake, and goes on counting for the metrics. To be called about once a second.
     pub fn tidy(&self) {
+        self.inodes.shrink();
         self.report.tell_repeats();
         self.survey_a_little();
         self.rescue_scratch_files(Some(scratch::IDLE));

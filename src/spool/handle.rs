@@ -10,6 +10,7 @@ use super::aside::Creation;
 use super::caller::Opener;
 use super::draft::Draft;
 use super::error::{Refusal, Result};
+use super::inode::PageUse;
 use super::listing::Listing;
 use super::report::TextCursor;
 use super::scratch::ScratchFile;
@@ -40,6 +41,8 @@ pub enum Handle {
 pub struct Reader {
     pub ino: u64,
     pub document: Vec<u8>,
+    /// Whether the kernel may keep it, and how.
+    pub pages: PageUse,
 }
 
 /// A message's file opened for writing.

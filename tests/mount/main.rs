@@ -5,6 +5,7 @@
 //! is skipped. The tests act as several users, so they run as root.
 
 mod badinput;
+mod caching;
 mod closes;
 mod lifecycle;
 mod moves;
