@@ -113,7 +113,9 @@ impl Spool {
         mode: OpenMode,
     ) -> Result<Handle> {
         let stored = self.ask(self.store.get(&self.patient(), id))?;
-        let stored = stored.ok_or_else(Refusal::not_found)?;
+        let Some(stored) = stored else {
+            return self.open_draft(caller, ino, id, state, mode);
+        };
         if !mode.write {
             return Ok(Handle::Reader(Arc::new(self.reader(ino, id, &stored))));
         }
@@ -131,6 +133,33 @@ impl Spool {
             draft,
             Origin::default(),
         );
+        Ok(Handle::Writer(writer))
+    }
+
+    /// Opens once more, for writing, what the caller has created and not committed. Its last close
+    /// reaches this side later than its close: `echo > x.json` twice in one shell.
+    fn open_draft(
+        &self,
+        caller: &Caller,
+        ino: u64,
+        id: &MessageId,
+        state: QueueState,
+        mode: OpenMode,
+    ) -> Result<Handle> {
+        let first = self.own_writer(caller, ino, |writer| {
+            writer.state == state && writer.is_uncommitted()
+        });
+        let first = first.filter(|_| mode.write);
+        let first = first.ok_or_else(Refusal::not_found)?;
+        let bytes = first.inner.lock().draft.bytes().to_vec();
+        let draft = cut(Draft::of(bytes), mode);
+        let origin = Origin {
+            created: true,
+            aside: None,
+            removed: self.removals.take(id, caller),
+        };
+        let of = (ino, id, state);
+        let writer = writer(caller, of, mode, Opened::Absent, draft, origin);
         Ok(Handle::Writer(writer))
     }
 
@@ -430,7 +459,10 @@ pub(super) fn invalid_name() -> Refusal {
 }
 
 fn draft_of(stored: &Stored, mode: OpenMode) -> Draft {
-    let mut draft = Draft::of(document::render(&stored.metadata));
+    cut(Draft::of(document::render(&stored.metadata)), mode)
+}
+
+fn cut(mut draft: Draft, mode: OpenMode) -> Draft {
     if mode.truncate {
         draft.truncate(0);
     }

@@ -159,11 +159,19 @@ impl Case {
                 };
                 let result = self.m.open(&caller(by), state, &file(id), mode);
                 let stored = self.model.messages.get(&id);
+                let draft = self
+                    .model
+                    .own_writer(id, state, by, |h| h.uncommitted && !h.dropped)
+                    .filter(|_| stored.is_none() && write);
                 let there = stored.is_some_and(|m| !write || m.state == state);
-                let refused = !self.model.sees(id, state, by) || !there;
-                if let Some(fh) = self.expect(op, result, refused.then_some(ENOENT)) {
-                    self.add(fh, write, id, state, by);
-                    self.begin_with_stored(truncate && write);
+                let refused = !self.model.sees(id, state, by) || !there && draft.is_none();
+                let Some(fh) = self.expect(op, result, refused.then_some(ENOENT)) else {
+                    return;
+                };
+                self.add(fh, write, id, state, by);
+                match draft {
+                    Some(at) => self.begin_with_draft(at, truncate),
+                    None => self.begin_with_stored(truncate && write),
                 }
             }
             Op::Write(n, text) => {

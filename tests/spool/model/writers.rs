@@ -155,6 +155,23 @@ impl Case {
         }
     }
 
+    /// The handle that was added last is of what another one of its process has created, and not
+    /// committed.
+    pub fn begin_with_draft(&mut self, draft: usize, truncate: bool) {
+        let last = self.model.handles.len() - 1;
+        let (id, opener) = (self.model.handles[last].id, self.model.handles[last].opener);
+        let replaces = self.model.take_removed(id, opener);
+        let of = &self.model.handles[draft];
+        let (content, bytes) = (of.content, of.bytes.clone());
+        let handle = &mut self.model.handles[last];
+        (handle.content, handle.bytes) = (content, bytes);
+        (handle.uncommitted, handle.replaces) = (true, replaces);
+        if truncate {
+            (handle.content, handle.bytes) = (Content::Empty, Vec::new());
+            handle.changed = true;
+        }
+    }
+
     /// SPEC's table of closes. The errno that the closer gets.
     pub fn close(&mut self, at: usize, is_verdict: bool) -> Option<Errno> {
         let h = &mut self.model.handles[at];
