@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::EventFd;
 use parking_lot::{Condvar, Mutex};
 
+use super::check::Check;
 use super::{
     Actor, Ages, Backend, Change, ChangeFeed, Changes, Context, Error, Factory, Result, Space,
     StateCounterBackend, StateInfo,
@@ -31,6 +32,7 @@ use crate::model::{
 };
 
 mod change;
+mod check;
 mod file;
 mod find;
 mod index;
@@ -490,6 +492,27 @@ impl Backend for DirBackend {
 
     fn space(&self) -> Result<Space> {
         self.enter()?.place.space()
+    }
+
+    fn check(&self, ctx: &Context, check: &mut Check<'_>) -> Result<()> {
+        self.check_directory(ctx, check)
+    }
+
+    /// What inotify did not tell of, though it never should.
+    fn recount(&self, ctx: &Context, going: &dyn Fn() -> bool) -> Result<u64> {
+        self.read(ctx, |_, _| ())?;
+        let mut missed = 0;
+        for state in QueueState::ALL {
+            if going()
+                && let Some(watch) = &mut *self.directory.watch.lock()
+            {
+                missed += self.directory.compare_state(watch, state)?;
+            }
+        }
+        if missed > 0 && self.directory.notified {
+            self.directory.reset();
+        }
+        Ok(missed)
     }
 }
 

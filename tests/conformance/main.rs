@@ -5,6 +5,7 @@
 
 mod contract;
 mod dir;
+mod small_disk;
 mod sqlite;
 
 contract::conformance!(sqlite_contract, crate::sqlite::support::spool);

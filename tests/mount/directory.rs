@@ -339,3 +339,31 @@ fn move_by_library(store: &dyn Backend, ended: &AtomicBool) -> u64 {
     }
     moved
 }
+
+#[test]
+fn commands_know_a_directory() {
+    let spool = Spool::directory([]);
+    spool
+        .bash("$PROGRAM mount $SPOOL $SPOOL/hold")
+        .fails("is in the spool itself");
+    spool
+        .bash("$PROGRAM mount dir:$WORK/none $WORK")
+        .fails("retryspoolfs init dir:");
+    spool
+        .bash("$PROGRAM init dir:$WORK/new; stat -c %a $WORK/new; ls $WORK/new > $WORK/list")
+        .ok();
+    let made = spool.bash("cat $WORK/list").ok();
+    assert_eq!(made, "active\narchived\nbounce\ndeferred\nhold\nincoming");
+    spool
+        .bash("$PROGRAM demo --directory $WORK/demo > $WORK/said")
+        .ok();
+    let shown = "cd $WORK/demo/spool; stat -c %s deferred; ls deferred | wc -l; cd /; umount $WORK/demo/spool";
+    assert_eq!(spool.bash(shown).ok(), "120\n120");
+    let first = "f=$(ls $WORK/demo/meta/hold | head -n 1); echo '{' > $WORK/demo/meta/hold/$f";
+    spool.bash(first).ok();
+    let checked = spool.bash("$PROGRAM check $WORK/demo/meta");
+    assert!(
+        !checked.status.success() && checked.stdout.contains("hold/"),
+        "{checked:?}"
+    );
+}

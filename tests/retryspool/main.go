@@ -108,6 +108,9 @@ func bench(s *store, count int) {
 	few := 200
 	timed("store", few, func(n int) { s.put(fresh(id(count+n), hold)) })
 	timed("move", few, func(n int) { s.move(id(count+n), hold, bounce) })
+	for n := 0; n < few; n++ {
+		s.remove(id(count + n))
+	}
 	timed("list", 3, func(int) { s.list(deferred, "", 0, 0) })
 	timed("count", 3, func(int) { s.count(deferred) })
 	timed("page", 3, func(int) { s.list(deferred, "created", count/2, 100) })

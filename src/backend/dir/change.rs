@@ -277,7 +277,7 @@ impl Directory {
         if !seen.doubles.contains(&to) {
             return Ok(true);
         }
-        if self.is_settled(step)? {
+        if self.is_settled(&step.name)? {
             self.set_aside(self.place.to(to)?, &step.name)?;
         } else {
             std::thread::sleep(Duration::from_millis(2));
@@ -451,7 +451,7 @@ impl Directory {
         if seen.doubles.is_empty() {
             return Ok(true);
         }
-        if !self.is_settled(&step)? {
+        if !self.is_settled(&step.name)? {
             return Ok(false);
         }
         for double in seen.doubles {
@@ -461,15 +461,24 @@ impl Directory {
         Ok(true)
     }
 
+    /// Whether the message is in two states, and not only while RetrySpool moves it.
+    pub fn is_double(&self, ctx: &Context, id: &MessageId) -> Result<bool> {
+        self.place.check()?;
+        let name = PlainName::of_id(id)?;
+        let _held = self.locks.lock(id, ctx.deadline())?;
+        let seen = everywhere(&self.place, id, &name)?;
+        Ok(!seen.doubles.is_empty() && self.is_settled(&name)?)
+    }
+
     /// Whether every copy of the message has had its name for so long that RetrySpool is no longer
     /// in the middle of a move: then it would remove the one that stays.
-    fn is_settled(&self, step: &Step) -> Result<bool> {
+    fn is_settled(&self, name: &str) -> Result<bool> {
         let now = Timestamp::now();
         let is_old = |stat: &FileStat| {
             let named = Timestamp::new(stat.st_ctime, stat.st_ctime_nsec as u32);
             named.is_some_and(|named| named.saturating_add(GRACE) <= now)
         };
-        let stats = stats(&self.place, &step.name)?;
+        let stats = stats(&self.place, name)?;
         Ok(stats.iter().all(|(_, stat)| is_old(stat)))
     }
 

@@ -59,18 +59,22 @@ pub struct Watch {
 }
 
 /// Names in a directory.
-struct Names {
-    messages: Vec<MessageId>,
-    foreign: Vec<OsString>,
+pub struct Names {
+    /// In order.
+    pub messages: Vec<MessageId>,
+    pub temporary: Vec<OsString>,
+    pub foreign: Vec<OsString>,
 }
 
-fn names(dir: &StateDir) -> Result<Names> {
+/// Reads the names in a directory.
+pub fn names(dir: &StateDir) -> Result<Names> {
     let shown = |e: Errno| failed(dir.state.as_str(), &e.into());
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let again = openat(&dir.file, ".", flags, Mode::empty()).map_err(shown)?;
     let mut listing = nix::dir::Dir::from_fd(again).map_err(shown)?;
     let mut names = Names {
         messages: Vec::new(),
+        temporary: Vec::new(),
         foreign: Vec::new(),
     };
     for entry in listing.iter() {
@@ -79,7 +83,8 @@ fn names(dir: &StateDir) -> Result<Names> {
         match PlainName::of(name) {
             PlainName::Message(id) => names.messages.push(id),
             PlainName::Foreign if name != "." && name != ".." => names.foreign.push(name.into()),
-            PlainName::Foreign | PlainName::Temporary => {}
+            PlainName::Temporary => names.temporary.push(name.into()),
+            PlainName::Foreign => {}
         }
     }
     names.messages.sort_unstable();
@@ -298,6 +303,25 @@ impl Directory {
         let stored = seen.best.as_ref().map(|found| &found.stored);
         self.observe(&id, stored);
         Ok(())
+    }
+
+    /// Compares a state's directory with what is known, and takes in what differs; gives how much
+    /// that was, beyond what the kernel has told.
+    pub fn compare_state(&self, watch: &mut Watch, state: QueueState) -> Result<u64> {
+        let Some(dir) = self.place.state(state) else {
+            return Ok(0);
+        };
+        self.compare(watch, dir)?;
+        let differ = std::mem::take(&mut watch.due);
+        self.catch_up(watch)?;
+        let known = |id: &MessageId| self.known.lock().entry(id);
+        let mut missed = 0;
+        for id in differ {
+            let before = known(&id);
+            self.look_at(watch, id.clone())?;
+            missed += u64::from(known(&id) != before);
+        }
+        Ok(missed)
     }
 
     /// Compares the directories with what is known.
