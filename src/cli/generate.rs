@@ -29,9 +29,13 @@ fn write(dir: &Path) -> io::Result<()> {
     let (man8, completions) = (dir.join("man8"), dir.join("completions"));
     fs::create_dir_all(&man8)?;
     fs::create_dir_all(&completions)?;
-    let program = super::command();
+    let mut program = super::command();
+    program.build();
     let name = program.get_name().to_owned();
-    for command in program.get_subcommands().filter(|c| !c.is_hide_set()) {
+    for command in program
+        .get_subcommands()
+        .filter(|c| !c.is_hide_set() && c.get_name() != "help")
+    {
         let title = format!("{name}-{}", command.get_name());
         let usage = format!("{name} {}", command.get_name());
         page(

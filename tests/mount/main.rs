@@ -21,4 +21,5 @@ mod soak;
 )]
 mod support;
 mod tree;
+mod watched;
 mod writes;
