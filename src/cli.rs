@@ -9,12 +9,15 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::backend::locator::Locator;
 
+mod age;
 mod check;
 mod copy;
 mod demo;
+mod events;
 mod export;
 mod failure;
 mod filter;
+mod format;
 mod generate;
 mod health;
 mod helper;
@@ -26,8 +29,10 @@ mod mount;
 mod output;
 mod place;
 mod progress;
+mod reasons;
 mod show;
 mod snapshot;
+mod status;
 mod umount;
 
 use failure::Failure;
@@ -50,8 +55,12 @@ enum Command {
     Generate(generate::Arguments),
     Init(init::Arguments),
     Demo(demo::Arguments),
+    Status(status::Arguments),
     List(list::Arguments),
     Show(show::Arguments),
+    Age(age::Arguments),
+    Reasons(reasons::Arguments),
+    Events(events::Arguments),
     Copy(copy::Arguments),
     Export(export::Arguments),
     Import(import::Arguments),
@@ -76,6 +85,9 @@ pub fn main() -> ExitCode {
     }
     let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && status::is_check(&words) => {
+            return status::unknown(&error.to_string());
+        }
         Err(error) => return usage(&error, words.get(1)),
     };
     let done = match cli.command {
@@ -85,7 +97,11 @@ pub fn main() -> ExitCode {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
+        Command::Age(arguments) => age::run(&arguments),
+        Command::Reasons(arguments) => reasons::run(&arguments),
+        Command::Events(arguments) => events::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
         Command::Copy(arguments) => copy::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),

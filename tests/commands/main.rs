@@ -12,6 +12,7 @@
 mod support;
 
 mod filters;
+mod looks;
 mod places;
 mod transfer;
 mod upkeep;
