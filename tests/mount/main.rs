@@ -13,6 +13,7 @@ mod moves;
 mod others;
 mod race;
 mod scratch;
+mod soak;
 #[allow(
     dead_code,
     unused_imports,

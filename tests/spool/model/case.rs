@@ -79,6 +79,19 @@ impl Case {
         stored.updated
     }
 
+    /// What replaced a removed message was refused: it is stored again, unless somebody else has
+    /// stored one since. Its revision, if it is back.
+    pub fn put_back(&mut self, id: usize, removed: Option<Removed>) -> Option<Timestamp> {
+        let removed = removed?;
+        if self.model.stored[&id] > removed.stored {
+            return None;
+        }
+        self.model.lines += 1;
+        let updated = self.changed(id, removed.message, None);
+        assert!(updated > removed.message.updated);
+        Some(updated)
+    }
+
     /// RetrySpool changed it. In a directory its Updated stands as it wrote it, later or not.
     fn changed_by_retryspool(&mut self, id: usize, expected: Message, before: Option<Timestamp>) {
         if !DIRECTORY {
@@ -94,19 +107,6 @@ impl Case {
         }
         revisions.push(expected.updated);
         *self.model.stored.entry(id).or_default() += 1;
-    }
-
-    /// What replaced a removed message was refused: it is stored again, unless somebody else has
-    /// stored one since. Its revision, if it is back.
-    pub fn put_back(&mut self, id: usize, removed: Option<Removed>) -> Option<Timestamp> {
-        let removed = removed?;
-        if self.model.stored[&id] > removed.stored {
-            return None;
-        }
-        self.model.lines += 1;
-        let updated = self.changed(id, removed.message, None);
-        assert!(updated > removed.message.updated);
-        Some(updated)
     }
 
     #[track_caller]
