@@ -19,10 +19,10 @@ fn lines(task: &str, way: &str) -> Vec<String> {
             (section, here) = (title, false);
         } else if let Some(title) = line.strip_prefix(".Ss ") {
             here = section == task && title == way;
-        } else if let Some(command) = line.strip_prefix("$ ") {
-            if here {
-                found.push(command.replace("\\e", "\\"));
-            }
+        } else if let Some(command) = line.strip_prefix("$ ")
+            && here
+        {
+            found.push(command.replace("\\e", "\\"));
         }
     }
     assert!(!found.is_empty(), "{task}, {way}: no such recipe");
