@@ -15,6 +15,7 @@ mod demo;
 mod export;
 mod failure;
 mod filter;
+mod generate;
 mod health;
 mod helper;
 mod import;
@@ -45,6 +46,8 @@ enum Command {
     Mount(mount::Arguments),
     Umount(umount::Arguments),
     Health(health::Arguments),
+    #[command(hide = true)]
+    Generate(generate::Arguments),
     Init(init::Arguments),
     Demo(demo::Arguments),
     List(list::Arguments),
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::List(arguments) => list::run(&arguments),

@@ -15,4 +15,5 @@ mod scratch;
 mod soak;
 mod support;
 mod tree;
+mod watched;
 mod writes;
