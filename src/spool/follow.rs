@@ -175,7 +175,7 @@ impl Spool {
         let event = Event {
             seq: change.seq,
             time: change.at.to_string(),
-            op: operation(change),
+            op: change.operation(),
             id: change.id.as_str(),
             from: change.from.map(QueueState::as_str),
             to: change.to.map(QueueState::as_str),
@@ -203,13 +203,4 @@ struct Event<'a> {
     uid: Option<u32>,
     pid: Option<u32>,
     command: Option<&'a str>,
-}
-
-fn operation(change: &Change) -> &'static str {
-    match (change.from, change.to) {
-        (None, _) => "store",
-        (_, None) => "delete",
-        (Some(from), Some(to)) if from == to => "update",
-        (Some(_), Some(_)) => "move",
-    }
 }

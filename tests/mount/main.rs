@@ -13,6 +13,11 @@ mod others;
 mod race;
 mod scratch;
 mod soak;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the tests of commands and tools use the rest"
+)]
 mod support;
 mod tree;
 mod watched;
