@@ -7,6 +7,7 @@
 mod badinput;
 mod caching;
 mod closes;
+mod directory;
 mod lifecycle;
 mod moves;
 mod others;
