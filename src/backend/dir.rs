@@ -117,6 +117,7 @@ impl DirFactory {
             known: Mutex::new(Known {
                 index: None,
                 log: Log::new(),
+                unmended: Vec::new(),
                 closed: false,
             }),
             grown: Condvar::new(),
@@ -146,6 +147,8 @@ struct Known {
     /// `None` until it is first needed.
     index: Option<Index>,
     log: Log,
+    /// Messages that moved without their documents.
+    unmended: Vec<MessageId>,
     closed: bool,
 }
 

@@ -350,6 +350,7 @@ impl Directory {
             revision: Revision { updated, tag },
         };
         self.note(step.id, Some(&stored), before, step.ctx.actor());
+        self.known.lock().unmended.push(step.id.clone());
         Ok(Attempt::Done(stored))
     }
 

@@ -28,7 +28,7 @@ use super::file::{self, Look, mark};
 use super::find::{everywhere, stats};
 use super::index::{Entry, Index};
 use super::place::{StateDir, failed};
-use crate::backend::{Context, Result};
+use crate::backend::{Context, Error, Result};
 use crate::model::{MessageId, PlainName, QueueState, Timestamp};
 
 /// How often the directories are looked at where nothing tells of changes.
@@ -381,25 +381,33 @@ impl Directory {
     /// Puts right what was doubtful for long enough, and tells of what is no message. Nobody has
     /// to wait for that who reads the index.
     fn tidy(&self) -> Result<()> {
-        let (doubles, misnamed, suspects) = match &*self.watch.lock() {
+        let unmended = std::mem::take(&mut self.known.lock().unmended);
+        let (doubles, misnamed, suspects) = match &mut *self.watch.lock() {
             None => return Ok(()),
             Some(watch) => (
                 ripe(&watch.doubles, GRACE),
-                ripe(&watch.misnamed, GRACE),
+                {
+                    let new = unmended.into_iter().map(|id| (id, Instant::now()));
+                    watch.misnamed.extend(new);
+                    ripe(&watch.misnamed, GRACE)
+                },
                 ripe(&watch.suspects, PATIENCE),
             ),
         };
         let ctx = Context::within(Duration::from_secs(1));
-        let mut done = Vec::new();
+        // One that can't be put right now, on a full disk for one, is tried again.
+        let failed = |id: &MessageId, error: &Error| {
+            tracing::debug!(target: "retryspoolfs", "{id} can't be put right: {error}");
+            false
+        };
+        let (mut settled, mut mended) = (Vec::new(), misnamed);
         if !self.read_only {
-            for id in doubles {
-                if self.settle(&ctx, &id)? {
-                    done.push(id);
-                }
-            }
-            for id in &misnamed {
-                self.mend(&ctx, id)?;
-            }
+            settled = doubles;
+            settled.retain(|id| self.settle(&ctx, id).unwrap_or_else(|e| failed(id, &e)));
+            mended.retain(|id| match self.mend(&ctx, id) {
+                Ok(()) => true,
+                Err(e) => failed(id, &e),
+            });
         }
         let mut foreign = Vec::new();
         for (state, name) in &suspects {
@@ -414,8 +422,8 @@ impl Directory {
             watch
                 .suspects
                 .retain(|suspect, _| !suspects.contains(suspect));
-            watch.misnamed.retain(|id, _| !misnamed.contains(id));
-            watch.doubles.retain(|id, _| !done.contains(id));
+            watch.misnamed.retain(|id, _| !mended.contains(id));
+            watch.doubles.retain(|id, _| !settled.contains(id));
         }
         Ok(())
     }

@@ -106,6 +106,7 @@ impl Case {
             revisions.clear();
         }
         revisions.push(expected.updated);
+        *self.model.stored.entry(id).or_default() += 1;
     }
 
     #[track_caller]
