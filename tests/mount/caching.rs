@@ -103,6 +103,14 @@ fn requests(mount: &Mount, script: &str) -> BTreeMap<String, i64> {
     needed
 }
 
+/// Whether these are the requests. A request may be counted a moment after its answer, so one more
+/// or less of a kind says nothing; each script here would need forty.
+fn are(requests: &BTreeMap<String, i64>, expected: &BTreeMap<String, i64>) -> bool {
+    let number = |of: &BTreeMap<String, i64>, kind| of.get(kind).copied().unwrap_or(0);
+    let mut kinds = requests.keys().chain(expected.keys());
+    kinds.all(|kind| (number(requests, kind) - number(expected, kind)).abs() <= 1)
+}
+
 fn kinds<const N: usize>(kinds: [(&str, i64); N]) -> BTreeMap<String, i64> {
     kinds.map(|(kind, number)| (kind.to_owned(), number)).into()
 }
@@ -119,18 +127,18 @@ for n in range(40):
     fd = os.open(f'deferred/m{n:02}.json', os.O_RDONLY)
     assert os.read(fd, 131072).endswith(b'}\\n') and os.read(fd, 131072) == b''
     os.close(fd)";
-    // Maybe the directory's too.
-    let looked_up = requests(&mount, stat)["lookup"];
-    assert!((40..=41).contains(&looked_up), "{looked_up}");
-    assert_eq!(requests(&mount, stat), kinds([]));
+    let needs = |script: &str, expected: BTreeMap<String, i64>| {
+        let found = requests(&mount, script);
+        assert!(are(&found, &expected), "{script}: {found:?}");
+    };
+    needs(stat, kinds([("lookup", 40)]));
+    needs(stat, kinds([]));
     let listed = requests(&mount, list);
-    assert!(
-        !listed.contains_key("lookup") && !listed.contains_key("getattr"),
-        "{listed:?}"
-    );
+    let asked = ["lookup", "getattr"].map(|kind| listed.get(kind).copied().unwrap_or(0));
+    assert!(asked.iter().all(|number| *number <= 1), "{listed:?}");
     // The first time the documents are fetched; what looked the names up rendered them.
-    assert_eq!(requests(&mount, cat), kinds([("open", 40), ("read", 40)]));
-    assert_eq!(requests(&mount, cat), kinds([("open", 40)]));
+    needs(cat, kinds([("open", 40), ("read", 40)]));
+    needs(cat, kinds([("open", 40)]));
 
     // Another program changes one of them.
     let sql = "UPDATE messages SET last_error = 'another reason' WHERE id = 'm07'";
@@ -138,9 +146,9 @@ for n in range(40):
     let changed = "import os\nassert 'another reason' in open('deferred/m07.json').read()";
     mount.python(changed).ok();
     // It is read past the pages until nothing of before can be on its way.
-    let again = "open('deferred/m07.json').read()";
+    let again = "for n in range(40): open('deferred/m07.json').read()";
     eventually("the kernel keeps the new document", || {
-        requests(&mount, again) == kinds([("open", 1)])
+        are(&requests(&mount, again), &kinds([("open", 40)]))
     });
     mount.python(changed).ok();
 }
