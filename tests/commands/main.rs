@@ -16,6 +16,7 @@ mod filters;
 mod looks;
 mod places;
 mod put;
+mod top;
 mod transfer;
 mod undoing;
 mod upkeep;
