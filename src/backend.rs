@@ -19,6 +19,7 @@ use crate::model::{
 mod audit;
 mod bulk;
 pub mod check;
+pub mod dir;
 pub mod locator;
 mod selection;
 #[cfg(feature = "sqlite")]

@@ -66,6 +66,6 @@ pub mod transfer;
 
 pub use backend::{Backend, Context, Error, Factory, StateCounterBackend};
 pub use model::{
-    FileName, MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState,
-    Revision, SortBy, SortOrder, Stored, Timestamp,
+    FileName, MessageId, MessageListOptions, MessageListResult, MessageMetadata, PlainName,
+    QueueState, Revision, SortBy, SortOrder, Stored, Timestamp,
 };
