@@ -16,7 +16,8 @@ use crate::backend::Context;
 ///
 /// The file can be mounted, with "-o ro" also where nothing can be written. It has mode 0600, is
 /// there when it is whole and on the disk, and never replaces another. Nobody who writes the spool
-/// has to wait.
+/// has to wait, once a mount has prepared it: before that, RetrySpool's own file has no write-ahead
+/// log, and its writers wait while it is read.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:

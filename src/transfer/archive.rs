@@ -322,7 +322,13 @@ mod tests {
         let places: Vec<&str> = found.iter().map(|(place, _)| place.as_str()).collect();
         assert_eq!(places, ["line 1", "line 3", "line 4", "line 5"]);
         assert_eq!(found[0].1, Ok("a".into()));
-        assert!(found[1].1.as_ref().unwrap_err().contains("\"ID\" is a number"));
+        assert!(
+            found[1]
+                .1
+                .as_ref()
+                .unwrap_err()
+                .contains("\"ID\" is a number")
+        );
         assert!(found[2].1.as_ref().unwrap_err().contains("are allowed"));
         assert_eq!(found[3].1, Ok("b".into()));
     }

@@ -92,7 +92,7 @@ impl Import<'_> {
                 }
             })
             .collect();
-        let answers = self.store.insert_all(&ctx(), &new);
+        let answers = self.store.insert_all(&watch.ctx(), &new);
         for ((place, id, document), answer) in waiting.into_iter().zip(answers) {
             match answer {
                 Ok(_) => self.done.stored += 1,

@@ -337,6 +337,7 @@ fn what_was_changed_since_the_export_is_kept() {
     let file = std::fs::File::open(spool.dir().join("q.jsonl")).unwrap();
     let mut told = Vec::new();
     let mut watch = retryspoolfs::transfer::Watch {
+        actor: None,
         done: &mut |_| {},
         trouble: &mut |at, why| told.push(format!("{at}: {why}")),
         going: &|| true,

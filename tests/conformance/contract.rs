@@ -11,12 +11,14 @@ mod calls;
 mod changes;
 mod feed;
 mod listing;
+mod upkeep;
 
 pub use audit::*;
 pub use calls::*;
 pub use changes::*;
 pub use feed::*;
 pub use listing::*;
+pub use upkeep::*;
 
 /// A spool that can be opened, closed and opened again; it ends with this value.
 pub struct Spool {
@@ -78,6 +80,9 @@ macro_rules! conformance {
             the_audit_log_keeps_what_was_replaced
             the_audit_log_is_searched
             the_audit_log_is_bounded
+            insert_all_answers_each
+            a_sound_store_has_no_findings
+            what_is_frozen_stays_as_it_was
             one_of_two_racing_movers_wins
             one_of_two_racing_inserters_wins
             one_of_two_racing_editors_wins
