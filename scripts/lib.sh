@@ -17,15 +17,19 @@ need() {
     for pair in "$@"; do
         command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
     done
-    [ "${#missing[@]}" -eq 0 ] && return
+    [ "${#missing[@]}" -eq 0 ] || install_packages "${missing[@]}"
+}
+
+# install_packages PACKAGE...: with apt-get, where there is one.
+install_packages() {
     if ! command -v apt-get >/dev/null; then
-        echo "missing: ${missing[*]} (Debian's names); install them and try again" >&2
+        echo "missing: $* (Debian's names); install them and try again" >&2
         return 1
     fi
-    echo "installing: ${missing[*]}" >&2
+    echo "installing: $*" >&2
     as_root apt-get update -qq >&2
     as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+        apt-get install -y -qq --no-install-recommends "$@" >&2
 }
 
 # need_rust: cargo, of the rustup that is there.

@@ -17,6 +17,7 @@ use crate::model::{
 };
 
 mod audit;
+mod bulk;
 pub mod check;
 pub mod locator;
 mod selection;
@@ -24,6 +25,7 @@ mod selection;
 pub mod sqlite;
 
 pub use audit::{AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize};
+pub use bulk::Proposal;
 pub use selection::{Pages, Selected};
 
 /// What every call of a store returns.
@@ -86,6 +88,29 @@ pub enum Error {
     /// The store can't be reached, or failed in the middle; a change may or may not be made.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl Error {
+    /// Whether it is the store's rather than the message's: what is asked for next would fail as
+    /// well.
+    pub fn is_of_the_store(&self) -> bool {
+        match self {
+            Error::NotFound
+            | Error::AlreadyExists { .. }
+            | Error::StateConflict { .. }
+            | Error::StaleRevision { .. }
+            | Error::InvalidId(_)
+            | Error::InvalidDocument(_)
+            | Error::Corrupt(_) => false,
+            Error::Missing(_)
+            | Error::Busy(_)
+            | Error::Closed
+            | Error::StorageFull(_)
+            | Error::ReadOnly
+            | Error::Durability(_)
+            | Error::Unavailable(_) => true,
+        }
+    }
 }
 
 /// What a caller gives with each call: how long it will wait. Go's `ctx`, in Rust's form.
@@ -181,6 +206,18 @@ pub struct Change {
     pub at: Timestamp,
     /// Who made it, where that is known: RetrySpool's own writers do not say.
     pub actor: Option<Actor>,
+}
+
+impl Change {
+    /// What it did: `store`, `delete`, `update` or `move`.
+    pub fn operation(&self) -> &'static str {
+        match (self.from, self.to) {
+            (None, _) => "store",
+            (_, None) => "delete",
+            (Some(from), Some(to)) if from == to => "update",
+            (Some(_), Some(_)) => "move",
+        }
+    }
 }
 
 /// What a feed tells at once.
@@ -356,6 +393,15 @@ pub trait Backend: Send + Sync {
         from: QueueState,
         seen: Option<Revision>,
     ) -> Result<Revision>;
+
+    /// Makes many changes, and gives the answer of each in the same order: one that is refused or
+    /// fails says nothing of the others. In a store that batches, what succeeded is committed in
+    /// transactions that are short and leave other writers their turn between them. The deadline
+    /// is that of all of them together.
+    fn apply(&self, ctx: &Context, proposals: &[Proposal]) -> Vec<Result<Revision>> {
+        let made = proposals.iter().map(|one| bulk::one(self, ctx, one));
+        made.collect()
+    }
 
     /// At most `limit` IDs of the state that come after `after`, in the order of their bytes.
     /// Fewer than `limit` only at the end. The memory it takes does not grow with the state.

@@ -9,25 +9,35 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::backend::locator::Locator;
 
+mod change;
 mod check;
 mod copy;
+mod delete;
 mod demo;
 mod export;
 mod failure;
 mod filter;
+mod generate;
 mod health;
 mod helper;
+mod history;
 mod import;
 mod init;
 mod list;
 mod log;
 mod mount;
+mod moves;
 mod output;
 mod place;
 mod progress;
+mod put;
+mod retry;
+mod set;
 mod show;
 mod snapshot;
 mod umount;
+mod undo;
+mod work;
 
 use failure::Failure;
 
@@ -45,10 +55,23 @@ enum Command {
     Mount(mount::Arguments),
     Umount(umount::Arguments),
     Health(health::Arguments),
+    #[command(hide = true)]
+    Generate(generate::Arguments),
     Init(init::Arguments),
     Demo(demo::Arguments),
     List(list::Arguments),
     Show(show::Arguments),
+    Move(moves::Move),
+    Requeue(moves::Requeue),
+    Flush(retry::Flush),
+    Postpone(retry::Postpone),
+    Hold(moves::Hold),
+    Release(moves::Release),
+    Delete(delete::Arguments),
+    Set(set::Arguments),
+    Put(put::Arguments),
+    History(history::Arguments),
+    Undo(undo::Arguments),
     Copy(copy::Arguments),
     Export(export::Arguments),
     Import(import::Arguments),
@@ -79,10 +102,22 @@ pub fn main() -> ExitCode {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
+        Command::Move(arguments) => arguments.run(),
+        Command::Requeue(arguments) => arguments.run(),
+        Command::Flush(arguments) => arguments.run(),
+        Command::Postpone(arguments) => arguments.run(),
+        Command::Hold(arguments) => arguments.run(),
+        Command::Release(arguments) => arguments.run(),
+        Command::Delete(arguments) => delete::run(&arguments),
+        Command::Set(arguments) => set::run(&arguments),
+        Command::Put(arguments) => put::run(&arguments),
+        Command::History(arguments) => history::run(&arguments),
+        Command::Undo(arguments) => undo::run(&arguments),
         Command::Copy(arguments) => copy::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),

@@ -19,7 +19,8 @@ use fuser::{
 };
 
 use crate::spool::{
-    self, Attr, Caller, DirEntry, Errno, OpenMode, Operation, Refusal, Spool, Validity, Wake,
+    self, Attr, Caller, DirEntry, Errno, OpenMode, Operation, PageUse, Refusal, Spool, Validity,
+    Wake,
 };
 
 use options::MountOptions;
@@ -103,6 +104,8 @@ pub fn negotiate(config: &mut KernelConfig) {
         InitFlags::FUSE_DO_READDIRPLUS,
         InitFlags::FUSE_READDIRPLUS_AUTO,
         InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+        // A read through pages asks for the length first, where that is not known to be right.
+        InitFlags::FUSE_AUTO_INVAL_DATA,
     ] {
         let _ = config.add_capabilities(wanted);
     }
@@ -347,7 +350,8 @@ impl Filesystem for Adapter {
                 .0
                 .open(&caller(request), ino.0, OpenMode::from(flags.0));
             answer!(reply, opened, |fh| {
-                reply.opened(FileHandle(fh), fopen_flags(self.0.is_judged_at_close(fh)));
+                let judged = self.0.is_judged_at_close(fh);
+                reply.opened(FileHandle(fh), fopen_flags(judged, self.0.page_use(fh)));
             })
         });
     }
@@ -366,7 +370,7 @@ impl Filesystem for Adapter {
             let mode = OpenMode::from(flags);
             let created = self.0.create(&caller(request), parent.0, name, mode);
             answer!(reply, created, |(attr, fh)| {
-                let flags = fopen_flags(self.0.is_judged_at_close(fh));
+                let flags = fopen_flags(self.0.is_judged_at_close(fh), PageUse::Past);
                 reply.created(
                     &shorter(&attr),
                     &file_attr(&attr),
@@ -644,13 +648,18 @@ impl Filesystem for Adapter {
     }
 }
 
-/// Every file is read and written past the page cache, so that handles keep apart what they see;
+/// Most files are read and written past the page cache, so that handles keep apart what they see;
 /// only where a close is judged has the kernel to tell of it.
-fn fopen_flags(judged_at_close: bool) -> FopenFlags {
+fn fopen_flags(judged_at_close: bool, pages: PageUse) -> FopenFlags {
+    let pages = match pages {
+        PageUse::Past => FopenFlags::FOPEN_DIRECT_IO,
+        PageUse::Fresh => FopenFlags::empty(),
+        PageUse::Kept => FopenFlags::FOPEN_KEEP_CACHE,
+    };
     if judged_at_close {
-        FopenFlags::FOPEN_DIRECT_IO
+        pages
     } else {
-        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
+        pages | FopenFlags::FOPEN_NOFLUSH
     }
 }
 

@@ -47,8 +47,8 @@
 //!
 //! # Where things are
 //!
-//! Imports point one way: `cli -> fuse -> spool -> backend (the traits), document -> model`. A
-//! store knows the traits and the pure leaves, never `spool` or `fuse`; only a store knows SQL;
+//! Imports point one way: `cli -> fuse -> spool -> backend (the traits), document -> model`; and
+//! `cli -> operate -> backend`. A store knows the traits and the pure leaves, never `spool` or `fuse`; only a store knows SQL;
 //! only [`model`] knows `.json`; `spool` is the filesystem without the kernel.
 
 pub mod backend;
@@ -58,6 +58,7 @@ pub mod document;
 pub mod fuse;
 pub mod model;
 pub mod newfile;
+pub mod operate;
 pub mod spool;
 pub mod transfer;
 

@@ -34,6 +34,8 @@ mod lookup;
 mod metrics;
 mod namespace;
 mod operations;
+mod recent;
+mod removed;
 mod repeats;
 mod report;
 mod scratch;
@@ -49,7 +51,7 @@ pub use draft::{Close, Closer, Content, Draft, on_close};
 pub use error::{Errno, Refusal, Result, Waiting, refusal};
 pub use file::OpenMode;
 pub use follow::Follower;
-pub use inode::number_of;
+pub use inode::{PageUse, number_of};
 pub use listing::{DirEntry, Sink};
 pub use namespace::RenameFlags;
 pub use operations::{Counted, Operation, Operations};
@@ -61,6 +63,7 @@ use cache::Cache;
 use commit::OwnWrites;
 use handle::Handles;
 use inode::Inodes;
+use removed::Removals;
 use report::Report;
 use scratch::Scratches;
 use survey::Survey;
@@ -107,6 +110,7 @@ pub struct Spool {
     handles: Handles,
     scratches: Scratches,
     asides: Asides,
+    removals: Removals,
     own: OwnWrites,
     report: Report,
     cache: Cache,
@@ -134,6 +138,7 @@ impl Spool {
             handles: Handles::default(),
             scratches: Scratches::default(),
             asides: Asides::default(),
+            removals: Removals::default(),
             own: OwnWrites::default(),
             report: Report::default(),
             cache: Cache::default(),
@@ -143,11 +148,14 @@ impl Spool {
         }
     }
 
-    /// Puts on disk what scratch files nobody touched for an hour, tells who hid a message by
-    /// mistake, and goes on counting for the metrics. To be called about once a second.
+    /// Puts on disk what scratch files nobody touched for an hour, puts messages back that are
+    /// owed, tells who hid a message by mistake, and goes on counting for the metrics. To be
+    /// called about once a second.
     pub fn tidy(&self) {
+        self.inodes.shrink();
         self.report.tell_repeats();
         self.survey_a_little();
+        self.settle_removals();
         self.rescue_scratch_files(Some(scratch::IDLE));
         for (id, line) in self.asides.expired() {
             // Who removed it since has nothing to be told.
@@ -175,6 +183,7 @@ impl Spool {
 
     /// Ends the mount: scratch files that hold bytes are put on disk, and the store is closed.
     pub fn close(&self) {
+        self.rescue_removals();
         self.rescue_scratch_files(None);
         if let Err(error) = self.store.close() {
             tracing::error!(target: "retryspoolfs", "close of the spool: {error}");

@@ -21,7 +21,7 @@ use super::check::Check;
 use super::locator::Progress;
 use super::{
     Ages, AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize, Backend, ChangeFeed, Context,
-    Error, Factory, Result, Selected, Space, StateCounterBackend, StateInfo,
+    Error, Factory, Proposal, Result, Selected, Space, StateCounterBackend, StateInfo,
 };
 use crate::model::{
     Filter, MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState,
@@ -396,7 +396,9 @@ impl Backend for SqliteBackend {
             Err(error) => return refused(error),
         };
         match &self.writer {
-            Some(writer) => writer.submit_all(messages.iter().cloned().map(Change::Insert), ctx),
+            Some(writer) => {
+                writer.submit_all(messages.iter().cloned().map(Change::Insert), false, ctx)
+            }
             None => refused(Error::ReadOnly),
         }
     }
@@ -427,7 +429,22 @@ impl Backend for SqliteBackend {
         to: QueueState,
     ) -> Result<Revision> {
         let id = id.clone();
-        self.change(ctx, Change::Relocate { id, from, to })
+        let seen = None;
+        self.change(ctx, Change::Relocate { id, from, seen, to })
+    }
+
+    fn apply(&self, ctx: &Context, proposals: &[Proposal]) -> Vec<Result<Revision>> {
+        let refused = |error: Error| vec![Err(error); proposals.len()];
+        let _open = match self.enter() {
+            Ok(open) => open,
+            Err(error) => return refused(error),
+        };
+        match &self.writer {
+            Some(writer) => {
+                writer.submit_all(proposals.iter().cloned().map(Change::from), true, ctx)
+            }
+            None => refused(Error::ReadOnly),
+        }
     }
 
     fn remove(

@@ -24,6 +24,59 @@ pub struct Words {
     pub namespace: Option<OsString>,
 }
 
+/// The name that mount(8) calls for lines of type `retryspoolfs`.
+pub const NAME: &str = "mount.retryspoolfs";
+
+/// The form of the call, for its manual page.
+pub fn manual() -> clap::Command {
+    let flag = |letter, help: &'static str| {
+        clap::Arg::new(help)
+            .short(letter)
+            .help(help)
+            .action(clap::ArgAction::SetTrue)
+    };
+    let value = |letter, name: &'static str, help: &'static str| {
+        clap::Arg::new(name)
+            .short(letter)
+            .value_name(name)
+            .help(help)
+    };
+    clap::Command::new(NAME)
+        .about("Mount a spool, called by mount(8)")
+        .long_about(
+            "mount(8) calls this for a line of fstab(5) of the type retryspoolfs, and as \
+             mount.fuse.retryspoolfs for the type fuse.retryspoolfs. It does what \
+             \"retryspoolfs mount\" does, whose manual page tells of the options.",
+        )
+        .disable_help_flag(true)
+        .arg(
+            clap::Arg::new("SPOOL")
+                .required(true)
+                .help("The spool: sqlite:PATH, or a path"),
+        )
+        .arg(
+            clap::Arg::new("MOUNTPOINT")
+                .required(true)
+                .help("The directory to mount it on"),
+        )
+        .arg(value('o', "OPTIONS", "Mount options, separated by commas"))
+        .arg(flag('f', "Check everything, and mount nothing"))
+        .arg(flag('s', "Unknown options are no error"))
+        .arg(flag(
+            'n',
+            "Accepted: there is no table of mounts but the kernel's",
+        ))
+        .arg(flag('v', "Accepted"))
+        .arg(flag('r', "Like -o ro"))
+        .arg(value(
+            'N',
+            "NAMESPACE",
+            "The mount namespace to mount in: a path, or a process's number",
+        ))
+        .arg(value('t', "TYPE", "Accepted"))
+        .after_long_help(super::mount::AFTER)
+}
+
 /// What mount(8) says, if it is mount(8) that calls; `words` are all of the process's arguments.
 pub fn called(
     words: &[OsString],

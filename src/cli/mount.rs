@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::log::LogLevel;
 use super::{Failure, health, log};
+use crate::backend::Error;
 use crate::backend::locator::{Locator, OpenOptions};
 use crate::fuse::mountpoint;
 use crate::fuse::options::MountOptions;
@@ -62,7 +63,8 @@ pub struct Arguments {
     status_fd: Option<RawFd>,
 }
 
-const AFTER: &str = "\
+/// What the help and the manual pages say of options and exit codes.
+pub const AFTER: &str = "\
 Mount options:
   ro                     nothing can be changed, and nothing is written to the spool
   allow_other            other users may look in, as far as permissions let them
@@ -111,7 +113,7 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
         })?;
     }
     if arguments.fake {
-        mountpoint::check(&arguments.mountpoint)?;
+        mountpoint::check(&arguments.mountpoint, &options)?;
         return Ok(());
     }
     if !arguments.foreground {
@@ -126,7 +128,7 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
         };
     }
     log::begin(arguments.log_level);
-    let mountpoint = mountpoint::check(&arguments.mountpoint)?;
+    let mountpoint = mountpoint::check(&arguments.mountpoint, &options)?;
     let locator = locator.absolute().map_err(|error| wrong(&error))?;
     let store = locator
         .open(OpenOptions {
@@ -135,7 +137,13 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
             sync: options.sync,
             ..OpenOptions::default()
         })
-        .map_err(|error| NotMounted(format!("mount {locator}: {error}")))?;
+        .map_err(|error| {
+            let hint = match error {
+                Error::ReadOnly => ": SQLite needs write permission to the file and its directory, also to read it (-o ro)",
+                _ => "",
+            };
+            NotMounted(format!("mount {locator}: {error}{hint}"))
+        })?;
     let mount = Mount {
         store,
         source: source(spool, &locator),
@@ -232,8 +240,11 @@ pub fn in_background(words: &[OsString]) -> std::io::Result<u8> {
     let (name, rest) = words
         .split_first()
         .ok_or(std::io::ErrorKind::InvalidInput)?;
-    let mut command = Command::new("/proc/self/exe");
+    // By its path, so that a list of processes shows its name.
+    let path = std::env::current_exe().ok().filter(|path| path.exists());
+    let mut command = Command::new(path.unwrap_or_else(|| "/proc/self/exe".into()));
     command
+        .arg0("retryspoolfs")
         .arg(name)
         .args(["--foreground".to_owned(), format!("--status-fd={fd}")])
         .args(rest)

@@ -25,6 +25,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let shown = arguments.mountpoint.display();
     let mountpoint =
         place(&arguments.mountpoint).map_err(|error| format!("umount {shown}: {error}"))?;
+    // This process is in nobody's way.
+    let _ = std::env::set_current_dir("/");
     match mounts::mounted_at(&mountpoint) {
         Some(mounted) if mounted.is_ours() => {}
         _ => {

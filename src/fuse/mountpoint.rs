@@ -42,9 +42,10 @@ impl Failure {
     }
 }
 
-/// Makes sure that something can be mounted there, and gives the path without links. A dead mount
-/// is taken away first.
-pub fn check(mountpoint: &Path) -> Result<PathBuf, Failure> {
+/// Makes sure that this user can mount something there, and gives the path without links. A dead
+/// mount is taken away first.
+pub fn check(mountpoint: &Path, options: &MountOptions) -> Result<PathBuf, Failure> {
+    check_permission(options)?;
     let shown = mountpoint.display();
     if is_dead(mountpoint) {
         detach(mountpoint).map_err(|error| {
@@ -103,7 +104,7 @@ pub fn ask(path: &Path) -> io::Result<()> {
 }
 
 /// What can be known to fail before anything is tried.
-pub(super) fn check_permission(uid: u32, options: &MountOptions) -> Result<(), Failure> {
+fn check_permission(options: &MountOptions) -> Result<(), Failure> {
     if let Err(error) = fs::File::options().read(true).write(true).open("/dev/fuse") {
         return Err(match error.kind() {
             io::ErrorKind::NotFound => Failure::System(
@@ -115,6 +116,8 @@ pub(super) fn check_permission(uid: u32, options: &MountOptions) -> Result<(), F
             _ => Failure::System(format!("/dev/fuse: {error}")),
         });
     }
+    // SAFETY: the call has no preconditions, and does not fail.
+    let uid = unsafe { libc::geteuid() };
     if uid != 0 && options.allow_other {
         let conf = fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
         if !conf.lines().any(|line| line.trim() == "user_allow_other") {

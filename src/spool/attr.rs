@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::cache::Validity;
+use super::inode;
 use crate::backend::StateInfo;
 use crate::document;
 use crate::model::{Stored, Timestamp};
@@ -52,6 +53,8 @@ pub struct Brief {
     size: u64,
     created: Timestamp,
     updated: Timestamp,
+    /// Of its revision; 0 where there is none.
+    mark: u64,
 }
 
 impl Brief {
@@ -60,6 +63,7 @@ impl Brief {
         size: 0,
         created: Timestamp::ZERO,
         updated: Timestamp::ZERO,
+        mark: 0,
     };
 
     /// Of a stored message.
@@ -68,6 +72,7 @@ impl Brief {
             size: document::rendered_len(&stored.metadata),
             created: stored.metadata.created,
             updated: stored.metadata.updated,
+            mark: inode::mark(stored.revision),
         }
     }
 
@@ -77,7 +82,13 @@ impl Brief {
             size,
             created: written,
             updated: written,
+            mark: 0,
         }
+    }
+
+    /// The mark of the message's revision; 0 of what is no stored message.
+    pub fn mark(&self) -> u64 {
+        self.mark
     }
 }
 

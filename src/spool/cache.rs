@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Spool;
+use super::recent::Recent;
 use crate::model::{MessageId, Revision};
 
 /// How long the kernel may remember what nobody changes, where it is told of changes. The limit
@@ -71,6 +72,7 @@ pub(super) struct Cache {
     followed: Mutex<Option<(u64, Instant)>>,
     /// What the kernel itself took out of a directory, and needs no word of.
     pub own: OwnMoves,
+    pub recent: Recent,
 }
 
 /// Renames and unlinks of messages that came from this mount's kernel, until the feed has told of

@@ -14,7 +14,8 @@ use super::close::Closing;
 use super::draft::Draft;
 use super::error::{self, Errno, Refusal, Result, Waiting};
 use super::handle::{Handle, Reader, Writer, WriterInner};
-use super::inode::Node;
+use super::inode::{self, Node, PageUse};
+use super::removed::Removed;
 use super::report::{TextCursor, Wake};
 use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
@@ -23,6 +24,11 @@ use crate::backend::Error;
 use crate::document;
 use crate::document::updated::Opened;
 use crate::model::{MessageId, QueueState, Stored, Timestamp};
+
+/// The least page of the kernel's caches, in bytes.
+const PAGE: usize = 4096;
+/// How long a writer waits for those who read the kernel's pages of its file.
+const READERS_END: Duration = Duration::from_millis(100);
 
 /// How a file is opened: open(2)'s flags, as values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +72,12 @@ impl Spool {
             (Some(Fixed::Snapshot(which)), _) => {
                 read_only(mode)?;
                 let document = self.snapshot(which)?;
-                Handle::Reader(Arc::new(Reader { ino, document }))
+                let pages = PageUse::Past;
+                Handle::Reader(Arc::new(Reader {
+                    ino,
+                    document,
+                    pages,
+                }))
             }
             (Some(Fixed::Dir(_)), _) => return Err(Refusal::new(Errno::EISDIR, "a directory")),
             (None, Some(Node::Scratch(file))) => {
@@ -102,10 +113,11 @@ impl Spool {
         mode: OpenMode,
     ) -> Result<Handle> {
         let stored = self.ask(self.store.get(&self.patient(), id))?;
-        let stored = stored.ok_or_else(Refusal::not_found)?;
+        let Some(stored) = stored else {
+            return self.open_draft(caller, ino, id, state, mode);
+        };
         if !mode.write {
-            let document = document::render(&stored.metadata);
-            return Ok(Handle::Reader(Arc::new(Reader { ino, document })));
+            return Ok(Handle::Reader(Arc::new(self.reader(ino, id, &stored))));
         }
         self.writable()?;
         if stored.metadata.state != state {
@@ -119,9 +131,64 @@ impl Spool {
             mode,
             opened,
             draft,
-            Origin::Opened,
+            Origin::default(),
         );
         Ok(Handle::Writer(writer))
+    }
+
+    /// Opens once more, for writing, what the caller has created and not committed. Its last close
+    /// reaches this side later than its close: `echo > x.json` twice in one shell.
+    fn open_draft(
+        &self,
+        caller: &Caller,
+        ino: u64,
+        id: &MessageId,
+        state: QueueState,
+        mode: OpenMode,
+    ) -> Result<Handle> {
+        let first = self.own_writer(caller, ino, |writer| {
+            writer.state == state && writer.is_uncommitted()
+        });
+        let first = first.filter(|_| mode.write);
+        let first = first.ok_or_else(Refusal::not_found)?;
+        let bytes = first.inner.lock().draft.bytes().to_vec();
+        let draft = cut(Draft::of(bytes), mode);
+        let origin = Origin {
+            created: true,
+            aside: None,
+            removed: self.removals.take(id, caller),
+        };
+        let of = (ino, id, state);
+        let writer = writer(caller, of, mode, Opened::Absent, draft, origin);
+        Ok(Handle::Writer(writer))
+    }
+
+    fn reader(&self, ino: u64, id: &MessageId, stored: &Stored) -> Reader {
+        let document = document::render(&stored.metadata);
+        let mut pages = PageUse::Past;
+        // Each page by itself is whole, so only a document of one page is never mixed.
+        if document.len() <= PAGE && self.is_settled(id) {
+            let mark = inode::mark(stored.revision);
+            pages = self.inodes.open_pages(ino, mark, document.len() as u64);
+        }
+        // Looked at after the pages are held: either the writer finds them held, or it is found.
+        if pages != PageUse::Past && self.handles.has_writer(ino) {
+            self.inodes.close_pages(ino);
+            pages = PageUse::Past;
+        }
+        Reader {
+            ino,
+            document,
+            pages,
+        }
+    }
+
+    /// What a handle may do with the kernel's pages.
+    pub fn page_use(&self, fh: u64) -> PageUse {
+        match self.handles.get(fh) {
+            Ok(Handle::Reader(reader)) => reader.pages,
+            _ => PageUse::Past,
+        }
     }
 
     /// Creates a file, or opens the one that was created meanwhile; counts one lookup.
@@ -198,8 +265,12 @@ impl Spool {
             }
         };
         let origin = match brief {
-            Some(_) => Origin::Opened,
-            None => Origin::Created(creation),
+            Some(_) => Origin::default(),
+            None => Origin {
+                created: true,
+                aside: creation,
+                removed: self.removals.take(id, caller),
+            },
         };
         let ino = self.inodes.look_up(id, state);
         let writer = writer(caller, (ino, id, state), mode, opened, draft, origin);
@@ -227,7 +298,14 @@ impl Spool {
 
     fn keep(&self, ino: u64, handle: Handle) -> u64 {
         self.inodes.hold(ino);
-        self.handles.add(handle)
+        let is_writer = matches!(handle, Handle::Writer(_));
+        let fh = self.handles.add(handle);
+        if is_writer {
+            // The kernel has one length for an inode, and a writer's changes it: those who read
+            // through its pages, which takes them no time, are let finish.
+            self.inodes.wait_for_pages(ino, READERS_END);
+        }
+        fh
     }
 
     /// Whether the closes of a handle have to be told: they are judged.
@@ -238,7 +316,12 @@ impl Spool {
     /// At most `size` bytes from `offset` on; fewer only at the end.
     pub fn read(&self, fh: u64, offset: u64, size: usize) -> Result<Vec<u8>> {
         match self.handles.get(fh)? {
-            Handle::Reader(reader) => Ok(scratch::slice(&reader.document, offset, size).to_vec()),
+            Handle::Reader(reader) => {
+                if reader.pages == PageUse::Fresh {
+                    self.inodes.pages_heard(reader.ino);
+                }
+                Ok(scratch::slice(&reader.document, offset, size).to_vec())
+            }
             Handle::Writer(writer) => Ok(writer.inner.lock().draft.read(offset, size).to_vec()),
             Handle::Scratch { file, .. } => Ok(file.read(offset, size)),
             Handle::Text(text, cursor) => Ok(cursor.lock().read(self.text(text), offset, size)),
@@ -327,7 +410,12 @@ impl Spool {
                 self.handles.remove_writer(&writer);
                 writer.ino
             }
-            Ok(Handle::Reader(reader)) => reader.ino,
+            Ok(Handle::Reader(reader)) => {
+                if reader.pages != PageUse::Past {
+                    self.inodes.close_pages(reader.ino);
+                }
+                reader.ino
+            }
             Ok(Handle::Scratch { file, .. }) => {
                 self.inodes.let_go(file.ino());
                 return self.discard_if_unused(&file);
@@ -371,7 +459,10 @@ pub(super) fn invalid_name() -> Refusal {
 }
 
 fn draft_of(stored: &Stored, mode: OpenMode) -> Draft {
-    let mut draft = Draft::of(document::render(&stored.metadata));
+    cut(Draft::of(document::render(&stored.metadata)), mode)
+}
+
+fn cut(mut draft: Draft, mode: OpenMode) -> Draft {
     if mode.truncate {
         draft.truncate(0);
     }
@@ -385,12 +476,14 @@ pub(super) fn in_use(found: QueueState) -> Refusal {
 }
 
 /// How a writer came to its file.
-#[derive(Clone, Copy)]
-enum Origin {
-    /// It was there.
-    Opened,
-    /// It was made, maybe where a message was set aside.
-    Created(Option<Creation>),
+#[derive(Default)]
+struct Origin {
+    /// It was made; otherwise it was there.
+    created: bool,
+    /// It was made where a message was set aside.
+    aside: Option<Creation>,
+    /// It was made where the same process removed a message.
+    removed: Option<Removed>,
 }
 
 fn writer(
@@ -410,12 +503,10 @@ fn writer(
         append: mode.append,
         sync: mode.sync,
         len: AtomicU64::new(draft.len()),
-        aside: match origin {
-            Origin::Created(creation) => creation,
-            Origin::Opened => None,
-        },
-        uncommitted: AtomicBool::new(matches!(origin, Origin::Created(_))),
+        aside: origin.aside,
+        uncommitted: AtomicBool::new(origin.created),
         dropped: AtomicBool::new(false),
+        replaces: Mutex::new(origin.removed),
         inner: Mutex::new(WriterInner {
             draft,
             opened,

@@ -66,6 +66,13 @@ impl Spool {
         self.store.change_feed().is_some()
     }
 
+    /// Whether nobody changed the message lately, and no change waits to be followed.
+    pub(super) fn is_settled(&self, id: &MessageId) -> bool {
+        let feed = self.store.change_feed();
+        let newest = feed.and_then(|feed| feed.newest(&self.patient()).ok());
+        newest.is_some_and(|newest| self.cache.recent.is_settled(id, newest))
+    }
+
     /// Waits up to `limit` for changes, tells the kernel, and publishes them. To be called over
     /// and over from one thread. An error is one of the store; until a call succeeds again, the
     /// kernel may remember names not at all and attributes for a second.
@@ -99,6 +106,8 @@ impl Spool {
             true => Word::all(),
             false => self.word_of(&found.changes),
         };
+        let recent = &self.cache.recent;
+        recent.note(word.messages.iter(), word.all, found.cursor);
         self.give(follower, word);
         for change in &found.changes {
             self.publish(change);
@@ -155,7 +164,10 @@ impl Spool {
             }
         };
         let inodes = states.into_iter().map(dir).chain(inodes);
-        inodes.for_each(|ino| self.cache.drop_attributes(ino));
+        inodes.for_each(|ino| {
+            self.inodes.outdate(ino);
+            self.cache.drop_attributes(ino);
+        });
     }
 
     fn publish(&self, change: &Change) {
@@ -163,7 +175,7 @@ impl Spool {
         let event = Event {
             seq: change.seq,
             time: change.at.to_string(),
-            op: operation(change),
+            op: change.operation(),
             id: change.id.as_str(),
             from: change.from.map(QueueState::as_str),
             to: change.to.map(QueueState::as_str),
@@ -191,13 +203,4 @@ struct Event<'a> {
     uid: Option<u32>,
     pid: Option<u32>,
     command: Option<&'a str>,
-}
-
-fn operation(change: &Change) -> &'static str {
-    match (change.from, change.to) {
-        (None, _) => "store",
-        (_, None) => "delete",
-        (Some(from), Some(to)) if from == to => "update",
-        (Some(_), Some(_)) => "move",
-    }
 }

@@ -5,14 +5,14 @@
 //! May fail: never; a number that nobody was given is simply unknown.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::scratch::ScratchFile;
 use super::tree::Fixed;
-use crate::model::{MessageId, QueueState};
+use crate::model::{MessageId, QueueState, Revision};
 
 /// What an inode number stands for, beyond the fixed ones.
 #[derive(Clone, Debug)]
@@ -23,16 +23,101 @@ pub enum Node {
     Scratch(Arc<ScratchFile>),
 }
 
-struct Inode {
-    node: Node,
+/// How often an inode is known.
+#[derive(Default)]
+struct Uses {
     lookups: u64,
     handles: u32,
+}
+
+impl Uses {
+    fn is_over(&self) -> bool {
+        self.lookups == 0 && self.handles == 0
+    }
+}
+
+/// A message's inode. There is one for each name that the kernel holds, so it is small.
+struct Message {
+    id: MessageId,
+    uses: Uses,
+    state: QueueState,
+    /// The [`mark`] of the revision whose attributes the kernel was given last.
+    told: u64,
+}
+
+/// The pages of a file that the kernel may hold: they belong to its inode, whoever reads them.
+struct Pages {
+    /// The [`mark`] of the revision that they are of.
+    mark: u64,
+    /// Open handles that read them.
+    readers: u32,
+    /// Whether the kernel is known to have heard that they are of this revision.
+    heard: bool,
+    /// The length of its document in bytes.
+    len: u64,
+    /// When another revision became known first while these were read.
+    outdated: Option<Instant>,
+}
+
+impl Pages {
+    /// Since when they are not the message's; from now on, if they were until now.
+    fn outdated(&mut self) -> Instant {
+        *self.outdated.get_or_insert_with(Instant::now)
+    }
+}
+
+/// How long those who read an earlier revision keep the kernel at its length.
+const PINNED: Duration = Duration::from_millis(80);
+
+/// What attributes the kernel may have of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The message's own.
+    Own,
+    /// The message's own for this answer: somebody reads pages of an earlier revision.
+    Once,
+    /// This length in place of the message's, and for this answer: somebody is about to have read
+    /// pages of an earlier revision, up to the length that the kernel has.
+    Pinned(u64),
+}
+
+/// What an open file may do with the kernel's pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PageUse {
+    /// Its reads go past them.
+    #[default]
+    Past,
+    /// It reads through them, after what they held was dropped.
+    Fresh,
+    /// It reads through them, and what they hold is right.
+    Kept,
+}
+
+#[derive(Default)]
+struct Table {
+    messages: HashMap<u64, Message>,
+    scratch: HashMap<u64, (Arc<ScratchFile>, Uses)>,
+    /// Of those messages that were read through pages.
+    pages: HashMap<u64, Pages>,
+    /// The most messages since memory was last given back.
+    most: usize,
 }
 
 /// The table.
 #[derive(Default)]
 pub struct Inodes {
-    table: Mutex<HashMap<u64, Inode>>,
+    table: Mutex<Table>,
+    /// A handle that read pages was closed.
+    pages_closed: Condvar,
+}
+
+/// A number that tells two revisions of a message apart. No revision's is 0.
+pub fn mark(revision: Revision) -> u64 {
+    let updated = revision.updated;
+    let nanos = (updated.seconds() as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(u64::from(updated.nanos()));
+    (nanos ^ revision.tag.wrapping_mul(0x9e37_79b9_7f4a_7c15)).max(1)
 }
 
 /// Numbers below this one are no message's: fixed inodes and scratch files have them.
@@ -51,15 +136,36 @@ pub fn number_of(id: &MessageId) -> u64 {
     hash.max(FIRST_MESSAGE)
 }
 
+impl Table {
+    fn message(&mut self, id: &MessageId) -> Option<&mut Message> {
+        let ino = free_or_own(&self.messages, id);
+        self.messages.get_mut(&ino)
+    }
+
+    fn uses(&mut self, ino: u64) -> Option<&mut Uses> {
+        match ino {
+            FIRST_MESSAGE.. => self.messages.get_mut(&ino).map(|message| &mut message.uses),
+            _ => self.scratch.get_mut(&ino).map(|(_, uses)| uses),
+        }
+    }
+}
+
 impl Inodes {
     /// What the number stands for.
     pub fn get(&self, ino: u64) -> Option<Node> {
-        self.table.lock().get(&ino).map(|inode| inode.node.clone())
+        let table = self.table.lock();
+        match table.messages.get(&ino) {
+            Some(message) => Some(Node::Message(message.id.clone(), message.state)),
+            None => table
+                .scratch
+                .get(&ino)
+                .map(|(file, _)| Node::Scratch(file.clone())),
+        }
     }
 
     /// The number that the message has now, or would get.
     pub fn number(&self, id: &MessageId) -> u64 {
-        free_or_own(&self.table.lock(), id)
+        free_or_own(&self.table.lock().messages, id)
     }
 
     /// Counts one lookup of a message under a state's directory, and gives its number.
@@ -73,100 +179,203 @@ impl Inodes {
     /// from here on its number stands for it.
     pub fn expect(&self, id: &MessageId, state: QueueState) -> u64 {
         let mut table = self.table.lock();
-        let ino = free_or_own(&table, id);
-        let inode = table.entry(ino).or_insert_with(|| Inode {
-            node: Node::Message(id.clone(), state),
-            lookups: 0,
-            handles: 0,
+        let ino = free_or_own(&table.messages, id);
+        let message = table.messages.entry(ino).or_insert_with(|| Message {
+            id: id.clone(),
+            uses: Uses::default(),
+            state,
+            told: 0,
         });
-        inode.lookups += 1;
+        message.uses.lookups += 1;
+        table.most = table.most.max(table.messages.len());
         ino
     }
 
     /// The number that the kernel knows the message by, if it knows it.
     pub fn known(&self, id: &MessageId) -> Option<u64> {
         let table = self.table.lock();
-        let ino = free_or_own(&table, id);
-        table.contains_key(&ino).then_some(ino)
+        let ino = free_or_own(&table.messages, id);
+        table.messages.contains_key(&ino).then_some(ino)
     }
 
     /// Whether a handle knows the number.
     pub fn is_open(&self, ino: u64) -> bool {
-        let table = self.table.lock();
-        table.get(&ino).is_some_and(|inode| inode.handles > 0)
+        let mut table = self.table.lock();
+        table.uses(ino).is_some_and(|uses| uses.handles > 0)
     }
 
     /// All numbers that the kernel or a handle knows, the fixed ones apart.
     pub fn all(&self) -> Vec<u64> {
-        self.table.lock().keys().copied().collect()
+        let table = self.table.lock();
+        let all = table.messages.keys().chain(table.scratch.keys());
+        all.copied().collect()
     }
 
     /// Counts one lookup of a scratch file.
     pub fn look_up_scratch(&self, file: &Arc<ScratchFile>) {
         let mut table = self.table.lock();
-        let inode = table.entry(file.ino()).or_insert_with(|| Inode {
-            node: Node::Scratch(file.clone()),
-            lookups: 0,
-            handles: 0,
-        });
-        inode.lookups += 1;
+        let entry = table.scratch.entry(file.ino());
+        let (_, uses) = entry.or_insert_with(|| (file.clone(), Uses::default()));
+        uses.lookups += 1;
     }
 
     /// Takes back `count` lookups.
     pub fn forget(&self, ino: u64, count: u64) {
-        self.release(ino, |inode| {
-            inode.lookups = inode.lookups.saturating_sub(count);
+        self.release(ino, |uses| {
+            uses.lookups = uses.lookups.saturating_sub(count);
         });
     }
 
     /// Counts an open handle.
     pub fn hold(&self, ino: u64) {
-        if let Some(inode) = self.table.lock().get_mut(&ino) {
-            inode.handles += 1;
+        if let Some(uses) = self.table.lock().uses(ino) {
+            uses.handles += 1;
         }
     }
 
     /// Takes back an open handle.
     pub fn let_go(&self, ino: u64) {
-        self.release(ino, |inode| {
-            inode.handles = inode.handles.saturating_sub(1);
+        self.release(ino, |uses| {
+            uses.handles = uses.handles.saturating_sub(1);
         });
     }
 
     /// The message was moved: its file has its name in `state` from now on.
     pub fn moved(&self, id: &MessageId, state: QueueState) {
-        let mut table = self.table.lock();
-        let ino = free_or_own(&table, id);
-        if let Some(Node::Message(_, named)) = table.get_mut(&ino).map(|inode| &mut inode.node) {
-            *named = state;
+        if let Some(message) = self.table.lock().message(id) {
+            message.state = state;
         }
+    }
+
+    /// The kernel is given the attributes of the revision with that mark; `written` if somebody
+    /// has the file open for writing.
+    pub fn tell(&self, ino: u64, mark: u64, written: bool) -> Told {
+        let mut table = self.table.lock();
+        if let Some(message) = table.messages.get_mut(&ino) {
+            message.told = mark;
+        }
+        match table.pages.get_mut(&ino) {
+            Some(pages) if pages.readers > 0 && (pages.mark != mark || written) => {
+                match pages.outdated().elapsed() < PINNED {
+                    true => Told::Pinned(pages.len),
+                    false => Told::Once,
+                }
+            }
+            _ => Told::Own,
+        }
+    }
+
+    /// Another program changed the message: who reads its pages reads what it was.
+    pub fn outdate(&self, ino: u64) {
+        if let Some(pages) = self.table.lock().pages.get_mut(&ino) {
+            pages.outdated();
+        }
+    }
+
+    /// Opens the revision with that mark, a document of `len` bytes, for reading. Pages are used
+    /// only where the kernel was told this revision's length, and while nobody reads another one's.
+    pub fn open_pages(&self, ino: u64, mark: u64, len: u64) -> PageUse {
+        let mut table = self.table.lock();
+        if table.messages.get(&ino).is_none_or(|m| m.told != mark) {
+            return PageUse::Past;
+        }
+        match table.pages.get_mut(&ino) {
+            Some(pages) if pages.mark == mark => {
+                pages.readers += 1;
+                match pages.heard {
+                    true => PageUse::Kept,
+                    false => PageUse::Fresh,
+                }
+            }
+            Some(pages) if pages.readers > 0 => PageUse::Past,
+            _ => {
+                let pages = Pages {
+                    mark,
+                    readers: 1,
+                    heard: false,
+                    len,
+                    outdated: None,
+                };
+                table.pages.insert(ino, pages);
+                PageUse::Fresh
+            }
+        }
+    }
+
+    /// A handle that reads pages was used: the kernel has had the answer to its opening.
+    pub fn pages_heard(&self, ino: u64) {
+        if let Some(pages) = self.table.lock().pages.get_mut(&ino) {
+            pages.heard = true;
+        }
+    }
+
+    /// A handle that reads pages is closed.
+    pub fn close_pages(&self, ino: u64) {
+        if let Some(pages) = self.table.lock().pages.get_mut(&ino) {
+            pages.readers = pages.readers.saturating_sub(1);
+            pages.heard = true;
+        }
+        self.pages_closed.notify_all();
+    }
+
+    /// Waits until nobody reads pages of the inode any more, or the time is up.
+    pub fn wait_for_pages(&self, ino: u64, limit: Duration) {
+        let mut table = self.table.lock();
+        let end = Instant::now() + limit;
+        let is_read = |table: &Table| table.pages.get(&ino).is_some_and(|p| p.readers > 0);
+        while is_read(&table) && !self.pages_closed.wait_until(&mut table, end).timed_out() {}
     }
 
     /// How many inodes the kernel or a handle knows.
     pub fn count(&self) -> usize {
-        self.table.lock().len()
+        let table = self.table.lock();
+        table.messages.len() + table.scratch.len()
     }
 
-    fn release(&self, ino: u64, change: impl FnOnce(&mut Inode)) {
+    /// Gives the memory of what was forgotten back to the system, where that is much. To be
+    /// called now and then.
+    pub fn shrink(&self) {
+        let mut table = self.table.lock();
+        if table.most < MUCH || table.messages.len() > table.most / 4 {
+            return;
+        }
+        table.most = table.messages.len();
+        table.messages.shrink_to_fit();
+        table.pages.shrink_to_fit();
+        drop(table);
+        // SAFETY: no preconditions.
+        #[cfg(target_env = "gnu")]
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
+
+    fn release(&self, ino: u64, change: impl FnOnce(&mut Uses)) {
         // Dropping a scratch file gives its bytes back, under a lock of its own: after this one.
         let _dropped;
         let mut table = self.table.lock();
-        if let Entry::Occupied(mut entry) = table.entry(ino) {
-            change(entry.get_mut());
-            if entry.get().lookups == 0 && entry.get().handles == 0 {
-                _dropped = entry.remove();
-            }
+        let Some(uses) = table.uses(ino) else {
+            return;
+        };
+        change(uses);
+        if uses.is_over() {
+            table.messages.remove(&ino);
+            table.pages.remove(&ino);
+            _dropped = table.scratch.remove(&ino);
         }
     }
 }
 
+/// So many inodes take memory worth giving back.
+const MUCH: usize = 10_000;
+
 /// The message's number: its hash, or the next one that no other message has (two IDs with one
 /// hash are possible, if unlikely).
-fn free_or_own(table: &HashMap<u64, Inode>, id: &MessageId) -> u64 {
+fn free_or_own(messages: &HashMap<u64, Message>, id: &MessageId) -> u64 {
     let mut ino = number_of(id);
     loop {
-        match table.get(&ino).map(|inode| &inode.node) {
-            Some(Node::Message(other, _)) if other != id => {
+        match messages.get(&ino) {
+            Some(other) if other.id != *id => {
                 ino = (ino + 1).max(FIRST_MESSAGE) & (u64::MAX >> 1);
             }
             _ => return ino.max(FIRST_MESSAGE),
@@ -227,16 +436,46 @@ mod tests {
         let (a, b): (MessageId, MessageId) = ("a".parse().unwrap(), "b".parse().unwrap());
         let ino = number_of(&a);
         // As if b's hash were a's.
-        inodes.table.lock().insert(
-            ino,
-            Inode {
-                node: Node::Message(b.clone(), QueueState::Hold),
+        let message = Message {
+            id: b.clone(),
+            uses: Uses {
                 lookups: 1,
                 handles: 0,
             },
-        );
+            state: QueueState::Hold,
+            told: 0,
+        };
+        inodes.table.lock().messages.insert(ino, message);
         let other = inodes.look_up(&a, QueueState::Hold);
         assert_ne!(other, ino);
         assert!(matches!(inodes.get(other), Some(Node::Message(id, _)) if id == a));
+    }
+
+    #[test]
+    fn pages_are_of_one_revision_while_anybody_reads_them() {
+        let inodes = Inodes::default();
+        let id: MessageId = "msg-1".parse().unwrap();
+        let ino = inodes.look_up(&id, QueueState::Hold);
+        // The kernel has no length yet.
+        assert_eq!(inodes.open_pages(ino, 1, 600), PageUse::Past);
+        assert_eq!(inodes.tell(ino, 1, false), Told::Own);
+        assert_eq!(inodes.open_pages(ino, 1, 600), PageUse::Fresh);
+        // The first one's answer may still be on its way.
+        assert_eq!(inodes.open_pages(ino, 1, 600), PageUse::Fresh);
+        inodes.pages_heard(ino);
+        assert_eq!(inodes.open_pages(ino, 1, 600), PageUse::Kept);
+        // The message changes; three handles still read what it was.
+        assert_eq!(inodes.open_pages(ino, 2, 700), PageUse::Past);
+        assert_eq!(inodes.tell(ino, 2, false), Told::Pinned(600));
+        for _ in 0..3 {
+            assert_eq!(inodes.open_pages(ino, 2, 700), PageUse::Past);
+            inodes.close_pages(ino);
+        }
+        assert_eq!(inodes.open_pages(ino, 2, 700), PageUse::Fresh);
+        assert_eq!(inodes.tell(ino, 2, false), Told::Own);
+        inodes.close_pages(ino);
+        assert_eq!(inodes.open_pages(ino, 2, 700), PageUse::Kept);
+        inodes.forget(ino, 1);
+        assert!(inodes.table.lock().pages.is_empty());
     }
 }

@@ -9,8 +9,8 @@ use super::attr::{Attr, Brief};
 use super::cache::{self, ReadAt};
 use super::caller::Caller;
 use super::error::{Errno, Refusal, Result};
-use super::handle::Writer;
-use super::inode::Node;
+use super::handle::{Handle, Writer};
+use super::inode::{Node, Told};
 use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
 use super::{Options, Spool};
@@ -91,7 +91,15 @@ impl Spool {
                     // Not committed yet, or gone while it is open.
                     None => self.open_brief(ino).ok_or_else(Refusal::not_found)?,
                 };
-                Ok(self.message_attr(ino, brief, own.as_deref(), read))
+                let mut attr = self.message_attr(ino, brief, own.as_deref(), read);
+                // The kernel names a reader only to read through its pages: up to its length.
+                if let Some(Ok(Handle::Reader(reader))) = fh.map(|fh| self.handles.get(fh)) {
+                    let len = reader.document.len() as u64;
+                    if std::mem::replace(&mut attr.size, len) != len {
+                        attr.validity.attributes = Duration::ZERO;
+                    }
+                }
+                Ok(attr)
             }
         }
     }
@@ -198,11 +206,20 @@ impl Spool {
         let attr = self.options.ownership.file(ino, brief);
         let mut attr = attr.valid(validity.names, validity.attributes);
         // The size that a writer sees is another one than everybody else's.
-        if self.handles.has_writer(ino) {
+        let written = self.handles.has_writer(ino);
+        if written {
             attr.validity.attributes = Duration::ZERO;
         }
         if let Some(writer) = own {
             attr.size = writer.len.load(Ordering::Relaxed);
+        }
+        // Who still reads an earlier revision through the kernel's pages needs that one's length.
+        let told = self.inodes.tell(ino, brief.mark(), written);
+        if let Told::Pinned(len) = told {
+            attr.size = len;
+        }
+        if told != Told::Own {
+            attr.validity.attributes = Duration::ZERO;
         }
         attr
     }

@@ -238,7 +238,7 @@ impl Gathered {
         for (operation, counted) in &self.operations {
             let bounds = BOUNDS.iter().map(|micros| *micros as f64 / 1e6);
             let buckets: Vec<(f64, u64)> = bounds
-                .chain([f64::MAX])
+                .chain([f64::INFINITY])
                 .zip(counted.took.iter().copied())
                 .collect();
             let (sum, count) = (counted.time.as_secs_f64(), counted.count());

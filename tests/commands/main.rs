@@ -11,7 +11,10 @@
 #[path = "../mount/support/mod.rs"]
 mod support;
 
+mod changing;
 mod filters;
 mod places;
+mod put;
 mod transfer;
+mod undoing;
 mod upkeep;

@@ -6,6 +6,7 @@ use retryspoolfs::{
     Backend, Context, MessageId, MessageListOptions, MessageMetadata, QueueState, Timestamp,
 };
 
+mod apply;
 mod audit;
 mod calls;
 mod changes;
@@ -13,6 +14,7 @@ mod feed;
 mod listing;
 mod upkeep;
 
+pub use apply::*;
 pub use audit::*;
 pub use calls::*;
 pub use changes::*;
@@ -76,6 +78,9 @@ macro_rules! conformance {
             a_passed_deadline_ends_a_call
             the_log_knows_earlier_revisions
             sync_and_space_answer
+            apply_answers_each_by_itself
+            apply_makes_many
+            of_two_racing_appliers_each_message_has_one_winner
             the_audit_log_tells_who_changed_what
             the_audit_log_keeps_what_was_replaced
             the_audit_log_is_searched

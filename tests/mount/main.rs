@@ -5,12 +5,19 @@
 //! is skipped. The tests act as several users, so they run as root.
 
 mod badinput;
+mod caching;
 mod closes;
 mod lifecycle;
 mod moves;
 mod others;
 mod race;
 mod scratch;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the tests of commands and tools use the rest"
+)]
 mod support;
 mod tree;
+mod watched;
 mod writes;

@@ -14,6 +14,7 @@ mod model;
 mod names;
 mod odd;
 mod renames;
+mod replaced;
 mod scratch;
 mod steps;
 mod waiting;

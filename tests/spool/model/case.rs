@@ -6,7 +6,7 @@ use retryspoolfs::spool::Errno::{self, EBADMSG, EEXIST, EINVAL, ENOENT, EPERM};
 use retryspoolfs::spool::{OpenMode, RenameFlags, Result};
 use retryspoolfs::{QueueState, Timestamp};
 
-use super::expected::{Aside, Content, Message, Model, Opened, Verdict};
+use super::expected::{Aside, Content, Message, Model, Opened, Removed, Verdict};
 use super::{NAMES, Op, SCRATCHES, caller, file};
 use crate::common::*;
 
@@ -74,7 +74,21 @@ impl Case {
             revisions.clear();
         }
         revisions.push(stored.updated);
+        *self.model.stored.entry(id).or_default() += 1;
         stored.updated
+    }
+
+    /// What replaced a removed message was refused: it is stored again, unless somebody else has
+    /// stored one since. Its revision, if it is back.
+    pub fn put_back(&mut self, id: usize, removed: Option<Removed>) -> Option<Timestamp> {
+        let removed = removed?;
+        if self.model.stored[&id] > removed.stored {
+            return None;
+        }
+        self.model.lines += 1;
+        let updated = self.changed(id, removed.message, None);
+        assert!(updated > removed.message.updated);
+        Some(updated)
     }
 
     #[track_caller]
@@ -122,6 +136,9 @@ impl Case {
                 };
                 self.add(fh, true, id, state, by);
                 let last = self.model.handles.len() - 1;
+                if hidden || stored.is_none() {
+                    self.model.handles[last].replaces = self.model.take_removed(id, by);
+                }
                 if hidden {
                     let key = (state.number(), id);
                     let aside = self.model.asides.get_mut(&key).unwrap();
@@ -142,11 +159,19 @@ impl Case {
                 };
                 let result = self.m.open(&caller(by), state, &file(id), mode);
                 let stored = self.model.messages.get(&id);
+                let draft = self
+                    .model
+                    .own_writer(id, state, by, |h| h.uncommitted && !h.dropped)
+                    .filter(|_| stored.is_none() && write);
                 let there = stored.is_some_and(|m| !write || m.state == state);
-                let refused = !self.model.sees(id, state, by) || !there;
-                if let Some(fh) = self.expect(op, result, refused.then_some(ENOENT)) {
-                    self.add(fh, write, id, state, by);
-                    self.begin_with_stored(truncate && write);
+                let refused = !self.model.sees(id, state, by) || !there && draft.is_none();
+                let Some(fh) = self.expect(op, result, refused.then_some(ENOENT)) else {
+                    return;
+                };
+                self.add(fh, write, id, state, by);
+                match draft {
+                    Some(at) => self.begin_with_draft(at, truncate),
+                    None => self.begin_with_stored(truncate && write),
                 }
             }
             Op::Write(n, text) => {
@@ -235,7 +260,11 @@ impl Case {
                     .model
                     .own_writer(id, state, by, |h| h.uncommitted && !h.dropped);
                 if let Some(at) = draft {
-                    self.model.handles[at].dropped = true;
+                    let handle = &mut self.model.handles[at];
+                    handle.dropped = true;
+                    if let Some(removed) = handle.replaces.take() {
+                        self.model.removed.insert(id, (by, removed));
+                    }
                     self.model.free_again(at);
                     self.expect(op, result, None);
                     return;
@@ -244,8 +273,11 @@ impl Case {
                 let there = stored.is_some_and(|m| m.state == state);
                 let refused = !there || self.model.hides(id, state, by);
                 self.expect_told(op, result, refused.then_some(ENOENT));
-                if !refused {
-                    self.model.messages.remove(&id);
+                if !refused && let Some(message) = self.model.messages.remove(&id) {
+                    let stored = self.model.stored[&id];
+                    self.model
+                        .removed
+                        .insert(id, (by, Removed { message, stored }));
                 }
             }
             Op::Scratch(scratch, id, text) => {
@@ -379,14 +411,16 @@ impl Case {
             self.expect_told(op, result, Some(EEXIST));
             return;
         }
-        let Content::Legal(doc) = content else {
+        let removed = self.model.take_removed(id, by);
+        let legal = match content {
+            Content::Legal(doc) if of == id => Some(doc),
+            _ => None,
+        };
+        let Some(doc) = legal else {
             self.expect_told(op, result, Some(EBADMSG));
+            self.put_back(id, removed);
             return;
         };
-        if of != id {
-            self.expect_told(op, result, Some(EBADMSG));
-            return;
-        }
         let opened = match no_replace && !hidden {
             true => Opened::Absent,
             false => Opened::Not,
@@ -408,11 +442,13 @@ impl Case {
                     self.model.stale = Some(stale);
                     self.model.lines += 1;
                 }
+                self.put_back(id, removed);
             }
             verdict => {
                 self.expect(op, result, None);
                 if verdict == Verdict::Store {
-                    self.committed(id, state, &doc, by);
+                    let made = self.committed(id, state, &doc, by);
+                    assert!(removed.is_none_or(|removed| made > removed.message.updated));
                 }
                 self.end_aside(id, state, by);
                 self.model.scratches.remove(&scratch);
