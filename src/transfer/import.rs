@@ -4,7 +4,7 @@ use std::io::Read;
 
 use super::export::Failed;
 use super::{STEP, Watch, ctx, is_of_one, read};
-use crate::backend::{Backend, Error};
+use crate::backend::{Backend, Error, Proposal};
 use crate::document::Document;
 use crate::document::updated::{Opened, Verdict, Write, decide};
 use crate::model::{MessageId, MessageMetadata, QueueState, Timestamp};
@@ -81,18 +81,18 @@ impl Import<'_> {
     fn store(&mut self, watch: &mut Watch<'_>) -> Result<(), Failed> {
         let waiting = std::mem::take(&mut self.waiting);
         let now = Timestamp::now();
-        let new: Vec<MessageMetadata> = waiting
+        let new: Vec<Proposal> = waiting
             .iter()
             .map(|(_, id, document)| {
                 let state = document.state.unwrap_or(QueueState::Incoming);
                 let given = document.updated.filter(|given| *given <= now);
-                MessageMetadata {
+                Proposal::Insert(MessageMetadata {
                     updated: given.unwrap_or(now),
                     ..document.clone().into_new(id.clone(), state, now)
-                }
+                })
             })
             .collect();
-        let answers = self.store.insert_all(&watch.ctx(), &new);
+        let answers = self.store.apply(&watch.ctx(), &new);
         for ((place, id, document), answer) in waiting.into_iter().zip(answers) {
             match answer {
                 Ok(_) => self.done.stored += 1,
