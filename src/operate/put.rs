@@ -174,6 +174,7 @@ fn propose(
         document,
         opened: Opened::Not,
         own: None,
+        replaces: None,
         now: Timestamp::now(),
     };
     let verdict = updated::decide(stored.as_ref(), &write, || match document.updated {
