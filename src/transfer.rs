@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{Actor, Context, Error};
+use crate::backend::{Actor, Context};
 
 mod archive;
 mod copy;
@@ -48,24 +48,4 @@ const STEP: usize = 1000;
 /// Time for one step that reads.
 fn ctx() -> Context {
     Context::within(Duration::from_secs(60))
-}
-
-/// Whether an error is about one message, so that the others can be taken all the same.
-fn is_of_one(error: &Error) -> bool {
-    match error {
-        Error::NotFound
-        | Error::AlreadyExists { .. }
-        | Error::StateConflict { .. }
-        | Error::StaleRevision { .. }
-        | Error::InvalidId(_)
-        | Error::InvalidDocument(_)
-        | Error::Corrupt(_) => true,
-        Error::Missing(_)
-        | Error::Busy(_)
-        | Error::Closed
-        | Error::StorageFull(_)
-        | Error::ReadOnly
-        | Error::Durability(_)
-        | Error::Unavailable(_) => false,
-    }
 }

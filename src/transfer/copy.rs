@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{STEP, Watch, ctx, is_of_one};
+use super::{STEP, Watch, ctx};
 use crate::backend::{Backend, ChangeFeed, Error, Result};
 use crate::model::{MessageId, MessageMetadata, QueueState, Stored};
 
@@ -223,7 +223,9 @@ impl Copy<'_, '_> {
             match answer {
                 Ok(_) => self.done.copied += 1,
                 Err(Error::AlreadyExists { .. }) => odd.push(metadata.id),
-                Err(error) if is_of_one(&error) => self.refuse(&metadata.id, &error.to_string()),
+                Err(error) if !error.is_of_the_store() => {
+                    self.refuse(&metadata.id, &error.to_string())
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -243,7 +245,7 @@ impl Copy<'_, '_> {
                     | Error::StateConflict { .. }
                     | Error::StaleRevision { .. },
                 ) => {}
-                Err(error) if is_of_one(&error) => {
+                Err(error) if !error.is_of_the_store() => {
                     self.refuse(id, &error.to_string());
                     return Ok(());
                 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 
-use super::{Archive, STEP, Watch, ctx, is_of_one, read};
+use super::{Archive, STEP, Watch, ctx, read};
 use crate::backend::{Backend, Context, Error, Pages};
 use crate::model::{Filter, MessageMetadata, QueueState, Timestamp};
 
@@ -136,7 +136,7 @@ fn still(
     };
     match removed {
         Ok(_) => Ok(None),
-        Err(error) if is_of_one(&error) => changed(),
+        Err(error) if !error.is_of_the_store() => changed(),
         Err(error) => Err(error),
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use super::export::Failed;
-use super::{STEP, Watch, ctx, is_of_one, read};
+use super::{STEP, Watch, ctx, read};
 use crate::backend::{Backend, Error, Proposal};
 use crate::document::Document;
 use crate::document::updated::{Opened, Verdict, Write, decide};
@@ -105,7 +105,7 @@ impl Import<'_> {
                         self.refuse(&place, &why, watch);
                     }
                 },
-                Err(error) if is_of_one(&error) => {
+                Err(error) if !error.is_of_the_store() => {
                     self.refuse(&place, &format!("{id}: {error}"), watch);
                 }
                 Err(error) => return Err(error.into()),
@@ -118,7 +118,7 @@ impl Import<'_> {
     /// Whether the document changes nothing of what is stored.
     fn is_same(&self, id: &MessageId, document: &Document) -> Result<bool, Error> {
         let stored = match self.store.get(&ctx(), id) {
-            Err(error) if is_of_one(&error) => return Ok(false),
+            Err(error) if !error.is_of_the_store() => return Ok(false),
             stored => stored?,
         };
         let Some(stored) = stored else {
