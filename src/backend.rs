@@ -19,6 +19,7 @@ use crate::model::{
 mod audit;
 mod bulk;
 pub mod check;
+pub mod dir;
 pub mod locator;
 mod selection;
 #[cfg(feature = "sqlite")]
@@ -26,7 +27,7 @@ pub mod sqlite;
 
 pub use audit::{AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize};
 pub use bulk::Proposal;
-pub use selection::{Pages, Selected};
+pub use selection::{Cursor, Pages, Selected};
 
 /// What every call of a store returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -425,32 +426,36 @@ pub trait Backend: Send + Sync {
         limit: usize,
     ) -> Result<Vec<(MessageId, Result<Stored>)>>;
 
-    /// The messages of the state that the filter means, after `after` and in the order of IDs, each
-    /// with the revision that was looked at: at most `limit` of them. One call looks at a bounded
-    /// number of messages, so it may give few or none and still say where to go on. Only what the
-    /// filter looks at is read: a message whose headers can't be read is
-    /// [unreadable](Selected::unreadable) at most to a filter that names headers.
+    /// The messages of the state that the filter means, behind `after`, each with the revision that
+    /// was looked at: at most `limit` of them, in the order in which the store finds them fastest.
+    /// One call looks at a bounded number of messages, so it may give few or none and still say
+    /// where to go on. A message that is in the state throughout is met once; more often only if
+    /// RetrySpool replaces it meanwhile. Only what the filter looks at is read: a message whose
+    /// headers can't be read is [unreadable](Selected::unreadable) at most to a filter that names
+    /// headers.
     fn select(
         &self,
         ctx: &Context,
         state: QueueState,
         filter: &Filter,
-        after: Option<&MessageId>,
+        after: Option<&Cursor>,
         limit: usize,
     ) -> Result<Selected<(MessageId, Revision)>> {
         let found = self.select_stored(ctx, state, filter, after, limit)?;
         Ok(found.map(|stored| (stored.metadata.id, stored.revision)))
     }
 
-    /// Like [`select`](Backend::select), with all that is stored of each message.
+    /// Like [`select`](Backend::select), with all that is stored of each message, and in the order
+    /// of IDs.
     fn select_stored(
         &self,
         ctx: &Context,
         state: QueueState,
         filter: &Filter,
-        after: Option<&MessageId>,
+        after: Option<&Cursor>,
         limit: usize,
     ) -> Result<Selected<Stored>> {
+        let after = after.and_then(Cursor::id);
         let scanned = self.scan_stored(ctx, state, after, limit)?;
         Ok(Selected::of(filter, scanned, limit))
     }

@@ -9,14 +9,17 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::backend::locator::Locator;
 
+mod age;
 mod change;
 mod check;
 mod copy;
 mod delete;
 mod demo;
+mod events;
 mod export;
 mod failure;
 mod filter;
+mod format;
 mod generate;
 mod health;
 mod helper;
@@ -31,10 +34,12 @@ mod output;
 mod place;
 mod progress;
 mod put;
+mod reasons;
 mod retry;
 mod set;
 mod show;
 mod snapshot;
+mod status;
 mod umount;
 mod undo;
 mod work;
@@ -59,8 +64,12 @@ enum Command {
     Generate(generate::Arguments),
     Init(init::Arguments),
     Demo(demo::Arguments),
+    Status(status::Arguments),
     List(list::Arguments),
     Show(show::Arguments),
+    Age(age::Arguments),
+    Reasons(reasons::Arguments),
+    Events(events::Arguments),
     Move(moves::Move),
     Requeue(moves::Requeue),
     Flush(retry::Flush),
@@ -96,6 +105,9 @@ pub fn main() -> ExitCode {
     }
     let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && status::is_check(&words) => {
+            return status::unknown(&error.to_string());
+        }
         Err(error) => return usage(&error, words.get(1)),
     };
     let done = match cli.command {
@@ -105,7 +117,11 @@ pub fn main() -> ExitCode {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
+        Command::Age(arguments) => age::run(&arguments),
+        Command::Reasons(arguments) => reasons::run(&arguments),
+        Command::Events(arguments) => events::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
         Command::Move(arguments) => arguments.run(),
         Command::Requeue(arguments) => arguments.run(),

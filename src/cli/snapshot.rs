@@ -60,6 +60,10 @@ pub fn compact(arguments: &Compact) -> Result<ExitCode, Failure> {
     let place = Place::named(&arguments.spool)?;
     let interrupt = Interrupt::catch()?;
     match place.locator.compact(&|| interrupt.going()) {
+        Ok((0, 0)) => {
+            super::output::complain("compact: removed messages have left nothing behind");
+            Ok(ExitCode::SUCCESS)
+        }
         Ok((before, after)) => {
             super::output::complain(&format!("compact: {before} bytes before, {after} after"));
             Ok(ExitCode::SUCCESS)

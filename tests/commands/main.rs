@@ -13,6 +13,7 @@ mod support;
 
 mod changing;
 mod filters;
+mod looks;
 mod places;
 mod put;
 mod transfer;

@@ -7,11 +7,13 @@
 mod badinput;
 mod caching;
 mod closes;
+mod directory;
 mod lifecycle;
 mod moves;
 mod others;
 mod race;
 mod scratch;
+mod soak;
 #[allow(
     dead_code,
     unused_imports,

@@ -307,8 +307,11 @@ fn names_that_are_no_messages_cannot_be_created() {
     let long = "x".repeat(251) + ".json";
     assert_eq!(errno(m.create(&me(), Hold, &long, EXCLUSIVE)), EINVAL);
     let name = "x".repeat(250);
-    m.overwrite(&me(), Hold, &(name.clone() + ".json"), &new_document(&name))
-        .unwrap();
+    let stored = m.overwrite(&me(), Hold, &(name.clone() + ".json"), &new_document(&name));
+    match holds(&name) {
+        true => stored.unwrap(),
+        false => assert_eq!(errno(stored), EINVAL),
+    }
     for parent in [ROOT, 8, 9, 10 + 3] {
         let created = m
             .spool

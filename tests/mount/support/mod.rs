@@ -18,6 +18,14 @@ pub use sys::{
 /// How long anything here may take, on a machine that others keep busy.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long the test beside a writer at full speed goes on: `RETRYSPOOLFS_SOAK_SECONDS`, or a few
+/// seconds.
+#[allow(dead_code, reason = "not every test target has such a test")]
+pub fn soak() -> Duration {
+    let seconds = std::env::var("RETRYSPOOLFS_SOAK_SECONDS");
+    Duration::from_secs(seconds.map_or(4, |seconds| seconds.parse().expect("a number")))
+}
+
 /// Waits for what will be true at some moment; there is nothing to wait on but the thing itself.
 #[track_caller]
 pub fn eventually(what: &str, is: impl FnMut() -> bool) {

@@ -6,9 +6,10 @@ use retryspoolfs::spool::Errno::{self, EBADMSG, EEXIST, EINVAL, ENOENT, EPERM};
 use retryspoolfs::spool::{OpenMode, RenameFlags, Result};
 use retryspoolfs::{QueueState, Timestamp};
 
+use super::super::DIRECTORY;
+use super::super::common::*;
 use super::expected::{Aside, Content, Message, Model, Opened, Removed, Verdict};
 use super::{NAMES, Op, SCRATCHES, caller, file};
-use crate::common::*;
 
 pub struct Case {
     pub m: Mounted,
@@ -23,7 +24,7 @@ impl Case {
     /// A case begins with an empty store: a new one takes longer than all else.
     pub fn new(file: &Arc<StoreFile>) -> Case {
         let m = mounted_over(file.clone(), |_| {});
-        m.sql().execute("DELETE FROM messages", []).unwrap();
+        m.clear();
         let model = Model::default();
         Case { m, model }
     }
@@ -89,6 +90,23 @@ impl Case {
         let updated = self.changed(id, removed.message, None);
         assert!(updated > removed.message.updated);
         Some(updated)
+    }
+
+    /// RetrySpool changed it. In a directory its Updated stands as it wrote it, later or not.
+    fn changed_by_retryspool(&mut self, id: usize, expected: Message, before: Option<Timestamp>) {
+        if !DIRECTORY {
+            self.changed(id, expected, before);
+            return;
+        }
+        let stored = self.m.stored(NAMES[id]).expect("it is stored");
+        assert_eq!(stored.updated, expected.updated);
+        self.model.messages.insert(id, expected);
+        let revisions = self.model.revisions.entry(id).or_default();
+        if before.is_none() {
+            revisions.clear();
+        }
+        revisions.push(expected.updated);
+        *self.model.stored.entry(id).or_default() += 1;
     }
 
     #[track_caller]
@@ -342,38 +360,29 @@ impl Case {
                 self.expect_told(op, result, gone.then_some(ENOENT));
             }
             Op::Replace(id, state, attempts, ago) => {
-                let now = Timestamp::now().seconds() - ago;
-                let sql = "INSERT OR REPLACE INTO messages (id, state, attempts, max_attempts, \
-                     next_retry, created, updated, last_error, size, priority, headers, \
-                     retry_policy_name) \
-                     VALUES (?1, ?2, ?3, 10, -62135596800, 1750000000, ?4, '', 0, 5, '{}', '')";
-                let row = (NAMES[id], state.number(), attempts, now);
-                self.m.sql().execute(sql, row).unwrap();
+                let updated = self.m.retryspool_stores(NAMES[id], state, attempts, ago);
                 let before = self.model.messages.get(&id).map(|m| m.updated);
                 let message = Message {
                     state,
                     priority: 5,
                     attempts,
                     created: Timestamp::new(1_750_000_000, 0).unwrap(),
-                    updated: Timestamp::ZERO,
+                    updated,
                 };
-                self.changed(id, message, before);
+                self.changed_by_retryspool(id, message, before);
             }
             Op::Update(id, from, to, ago) => {
-                let sql =
-                    "UPDATE messages SET state=?, updated=?, headers=? WHERE id=? AND state=?";
-                let now = Timestamp::now().seconds() - ago;
-                let row = (to.number(), now, "{}", NAMES[id], from.number());
-                let rows = self.m.sql().execute(sql, row).unwrap();
+                let updated = self.m.retryspool_moves(NAMES[id], from, to, ago);
                 let before = self.model.messages.get(&id).copied();
                 let before = before.filter(|m| m.state == from);
-                assert_eq!(rows, usize::from(before.is_some()));
-                if let Some(before) = before {
+                assert_eq!(updated.is_some(), before.is_some());
+                if let (Some(before), Some(updated)) = (before, updated) {
                     let after = Message {
                         state: to,
+                        updated,
                         ..before
                     };
-                    self.changed(id, after, Some(before.updated));
+                    self.changed_by_retryspool(id, after, Some(before.updated));
                 }
             }
             Op::Change(id) => {
@@ -388,7 +397,7 @@ impl Case {
                 let removed = self
                     .m
                     .store
-                    .delete_meta(&ctx(), &crate::common::id(NAMES[id]));
+                    .delete_meta(&ctx(), &super::super::common::id(NAMES[id]));
                 let there = self.model.messages.remove(&id).is_some();
                 assert_eq!(removed.is_ok(), there);
             }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use retryspoolfs::spool::Errno::{self, EBADMSG};
 use retryspoolfs::{QueueState, Timestamp};
 
+use super::super::common::*;
 use super::case::Case;
 use super::expected::{Content, Doc, Handle, Message, Opened, Own, Verdict};
 use super::{Given, NAMES, Text};
-use crate::common::*;
 
 impl Case {
     /// What a text is, and its bytes.
