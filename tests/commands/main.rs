@@ -16,6 +16,7 @@ mod filters;
 mod looks;
 mod places;
 mod put;
+mod recipes;
 mod transfer;
 mod undoing;
 mod upkeep;
