@@ -62,3 +62,50 @@ CHECK
         "0 incoming, 0 active, 0 deferred, 0 hold, 0 bounce\nrestarts: 1\nactive\nsuccess\n0\na\nb";
     assert_eq!(said, expected);
 }
+
+/// In the background lines go to the journal, with fields that can be searched for.
+#[test]
+fn the_journal_gets_fields() {
+    let said = run(r#"
+        install_package
+        mkdir -p /mnt/queue /run/systemd/journal
+        retryspoolfs init q.db
+        cat > /tmp/journal.py <<'PY'
+import os, socket
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind("/run/systemd/journal/socket")
+open("/tmp/listens", "w").close()
+# The protocol of the journal: a line a field, or a field's name, its length and its bytes.
+while True:
+    data, entry = s.recv(65536), {}
+    while data:
+        line, _, data = data.partition(b"\n")
+        name, is_short, value = line.partition(b"=")
+        if not is_short:
+            length = int.from_bytes(data[:8], "little")
+            value, data = data[8:8 + length], data[8 + length + 1:]
+        entry[name.decode()] = value.decode()
+    if "OP" in entry:
+        for name in "PRIORITY SYSLOG_IDENTIFIER OP PATH ERRNO COMMAND".split(): print(name, entry[name])
+        print("PID", entry["PID"].isdigit(), "MESSAGE", entry["MESSAGE"].split(" (")[0])
+        break
+PY
+        python3 /tmp/journal.py > /tmp/entry &
+        eventually test -e /tmp/listens
+        retryspoolfs mount q.db /mnt/queue
+        echo '{"ID":"a","Priorty":1}' | tee /mnt/queue/hold/a.json > /dev/null 2>&1 || true
+        wait %1
+        cat /tmp/entry
+        umount /mnt/queue
+    "#);
+    let reason = r#"unknown key "Priorty" at line 1 column 19; nothing was changed"#;
+    let expected = [
+        "PRIORITY 4",
+        "SYSLOG_IDENTIFIER retryspoolfs",
+        "OP close",
+        "PATH hold/a.json",
+        "ERRNO EBADMSG",
+        "COMMAND tee",
+        &format!("PID True MESSAGE close hold/a.json EBADMSG: {reason}"),
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+}
