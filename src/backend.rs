@@ -17,14 +17,17 @@ use crate::model::{
 };
 
 mod audit;
+mod bulk;
 pub mod check;
+pub mod dir;
 pub mod locator;
 mod selection;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
 pub use audit::{AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize};
-pub use selection::{Pages, Selected};
+pub use bulk::Proposal;
+pub use selection::{Cursor, Pages, Selected};
 
 /// What every call of a store returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -86,6 +89,29 @@ pub enum Error {
     /// The store can't be reached, or failed in the middle; a change may or may not be made.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl Error {
+    /// Whether it is the store's rather than the message's: what is asked for next would fail as
+    /// well.
+    pub fn is_of_the_store(&self) -> bool {
+        match self {
+            Error::NotFound
+            | Error::AlreadyExists { .. }
+            | Error::StateConflict { .. }
+            | Error::StaleRevision { .. }
+            | Error::InvalidId(_)
+            | Error::InvalidDocument(_)
+            | Error::Corrupt(_) => false,
+            Error::Missing(_)
+            | Error::Busy(_)
+            | Error::Closed
+            | Error::StorageFull(_)
+            | Error::ReadOnly
+            | Error::Durability(_)
+            | Error::Unavailable(_) => true,
+        }
+    }
 }
 
 /// What a caller gives with each call: how long it will wait. Go's `ctx`, in Rust's form.
@@ -181,6 +207,18 @@ pub struct Change {
     pub at: Timestamp,
     /// Who made it, where that is known: RetrySpool's own writers do not say.
     pub actor: Option<Actor>,
+}
+
+impl Change {
+    /// What it did: `store`, `delete`, `update` or `move`.
+    pub fn operation(&self) -> &'static str {
+        match (self.from, self.to) {
+            (None, _) => "store",
+            (_, None) => "delete",
+            (Some(from), Some(to)) if from == to => "update",
+            (Some(_), Some(_)) => "move",
+        }
+    }
 }
 
 /// What a feed tells at once.
@@ -357,6 +395,15 @@ pub trait Backend: Send + Sync {
         seen: Option<Revision>,
     ) -> Result<Revision>;
 
+    /// Makes many changes, and gives the answer of each in the same order: one that is refused or
+    /// fails says nothing of the others. In a store that batches, what succeeded is committed in
+    /// transactions that are short and leave other writers their turn between them. The deadline
+    /// is that of all of them together.
+    fn apply(&self, ctx: &Context, proposals: &[Proposal]) -> Vec<Result<Revision>> {
+        let made = proposals.iter().map(|one| bulk::one(self, ctx, one));
+        made.collect()
+    }
+
     /// At most `limit` IDs of the state that come after `after`, in the order of their bytes.
     /// Fewer than `limit` only at the end. The memory it takes does not grow with the state.
     /// Messages that no file name can express are left out.
@@ -378,32 +425,36 @@ pub trait Backend: Send + Sync {
         limit: usize,
     ) -> Result<Vec<(MessageId, Result<Stored>)>>;
 
-    /// The messages of the state that the filter means, after `after` and in the order of IDs, each
-    /// with the revision that was looked at: at most `limit` of them. One call looks at a bounded
-    /// number of messages, so it may give few or none and still say where to go on. Only what the
-    /// filter looks at is read: a message whose headers can't be read is
-    /// [unreadable](Selected::unreadable) at most to a filter that names headers.
+    /// The messages of the state that the filter means, behind `after`, each with the revision that
+    /// was looked at: at most `limit` of them, in the order in which the store finds them fastest.
+    /// One call looks at a bounded number of messages, so it may give few or none and still say
+    /// where to go on. A message that is in the state throughout is met once; more often only if
+    /// RetrySpool replaces it meanwhile. Only what the filter looks at is read: a message whose
+    /// headers can't be read is [unreadable](Selected::unreadable) at most to a filter that names
+    /// headers.
     fn select(
         &self,
         ctx: &Context,
         state: QueueState,
         filter: &Filter,
-        after: Option<&MessageId>,
+        after: Option<&Cursor>,
         limit: usize,
     ) -> Result<Selected<(MessageId, Revision)>> {
         let found = self.select_stored(ctx, state, filter, after, limit)?;
         Ok(found.map(|stored| (stored.metadata.id, stored.revision)))
     }
 
-    /// Like [`select`](Backend::select), with all that is stored of each message.
+    /// Like [`select`](Backend::select), with all that is stored of each message, and in the order
+    /// of IDs.
     fn select_stored(
         &self,
         ctx: &Context,
         state: QueueState,
         filter: &Filter,
-        after: Option<&MessageId>,
+        after: Option<&Cursor>,
         limit: usize,
     ) -> Result<Selected<Stored>> {
+        let after = after.and_then(Cursor::id);
         let scanned = self.scan_stored(ctx, state, after, limit)?;
         Ok(Selected::of(filter, scanned, limit))
     }

@@ -9,26 +9,40 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::backend::locator::Locator;
 
+mod age;
+mod change;
 mod check;
 mod copy;
+mod delete;
 mod demo;
+mod events;
 mod export;
 mod failure;
 mod filter;
+mod format;
 mod generate;
 mod health;
 mod helper;
+mod history;
 mod import;
 mod init;
 mod list;
 mod log;
 mod mount;
+mod moves;
 mod output;
 mod place;
 mod progress;
+mod put;
+mod reasons;
+mod retry;
+mod set;
 mod show;
 mod snapshot;
+mod status;
 mod umount;
+mod undo;
+mod work;
 
 use failure::Failure;
 
@@ -50,8 +64,23 @@ enum Command {
     Generate(generate::Arguments),
     Init(init::Arguments),
     Demo(demo::Arguments),
+    Status(status::Arguments),
     List(list::Arguments),
     Show(show::Arguments),
+    Age(age::Arguments),
+    Reasons(reasons::Arguments),
+    Events(events::Arguments),
+    Move(moves::Move),
+    Requeue(moves::Requeue),
+    Flush(retry::Flush),
+    Postpone(retry::Postpone),
+    Hold(moves::Hold),
+    Release(moves::Release),
+    Delete(delete::Arguments),
+    Set(set::Arguments),
+    Put(put::Arguments),
+    History(history::Arguments),
+    Undo(undo::Arguments),
     Copy(copy::Arguments),
     Export(export::Arguments),
     Import(import::Arguments),
@@ -76,6 +105,9 @@ pub fn main() -> ExitCode {
     }
     let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && status::is_check(&words) => {
+            return status::unknown(&error.to_string());
+        }
         Err(error) => return usage(&error, words.get(1)),
     };
     let done = match cli.command {
@@ -85,8 +117,23 @@ pub fn main() -> ExitCode {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
+        Command::Age(arguments) => age::run(&arguments),
+        Command::Reasons(arguments) => reasons::run(&arguments),
+        Command::Events(arguments) => events::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
+        Command::Move(arguments) => arguments.run(),
+        Command::Requeue(arguments) => arguments.run(),
+        Command::Flush(arguments) => arguments.run(),
+        Command::Postpone(arguments) => arguments.run(),
+        Command::Hold(arguments) => arguments.run(),
+        Command::Release(arguments) => arguments.run(),
+        Command::Delete(arguments) => delete::run(&arguments),
+        Command::Set(arguments) => set::run(&arguments),
+        Command::Put(arguments) => put::run(&arguments),
+        Command::History(arguments) => history::run(&arguments),
+        Command::Undo(arguments) => undo::run(&arguments),
         Command::Copy(arguments) => copy::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),

@@ -7,10 +7,13 @@
 
 mod parse;
 mod render;
+mod stored;
 pub mod updated;
 
+use parse::KEYS;
 pub use parse::{Document, Problem, parse, parse_any};
 pub use render::{render, render_line, rendered_len};
+pub use stored::{Kept, read_kept};
 
 /// The longest legal document in bytes: 1 MiB.
 pub const MAX_LEN: usize = 1 << 20;

@@ -47,9 +47,10 @@
 //!
 //! # Where things are
 //!
-//! Imports point one way: `cli -> fuse -> spool -> backend (the traits), document -> model`. A
-//! store knows the traits and the pure leaves, never `spool` or `fuse`; only a store knows SQL;
-//! only [`model`] knows `.json`; `spool` is the filesystem without the kernel.
+//! Imports point one way: `cli -> fuse -> spool -> overview -> backend (the traits), document ->
+//! model`; and `cli -> operate -> backend`. A store knows the traits and the pure leaves, never
+//! `spool` or `fuse`; only a store knows SQL; only [`model`] knows `.json`; `spool` is the
+//! filesystem without the kernel.
 
 pub mod backend;
 pub mod cli;
@@ -58,11 +59,13 @@ pub mod document;
 pub mod fuse;
 pub mod model;
 pub mod newfile;
+pub mod operate;
+pub mod overview;
 pub mod spool;
 pub mod transfer;
 
 pub use backend::{Backend, Context, Error, Factory, StateCounterBackend};
 pub use model::{
-    FileName, MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState,
-    Revision, SortBy, SortOrder, Stored, Timestamp,
+    FileName, MessageId, MessageListOptions, MessageListResult, MessageMetadata, PlainName,
+    QueueState, Revision, SortBy, SortOrder, Stored, Timestamp,
 };

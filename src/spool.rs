@@ -35,6 +35,7 @@ mod metrics;
 mod namespace;
 mod operations;
 mod recent;
+mod removed;
 mod repeats;
 mod report;
 mod scratch;
@@ -62,6 +63,7 @@ use cache::Cache;
 use commit::OwnWrites;
 use handle::Handles;
 use inode::Inodes;
+use removed::Removals;
 use report::Report;
 use scratch::Scratches;
 use survey::Survey;
@@ -108,6 +110,7 @@ pub struct Spool {
     handles: Handles,
     scratches: Scratches,
     asides: Asides,
+    removals: Removals,
     own: OwnWrites,
     report: Report,
     cache: Cache,
@@ -135,6 +138,7 @@ impl Spool {
             handles: Handles::default(),
             scratches: Scratches::default(),
             asides: Asides::default(),
+            removals: Removals::default(),
             own: OwnWrites::default(),
             report: Report::default(),
             cache: Cache::default(),
@@ -144,12 +148,14 @@ impl Spool {
         }
     }
 
-    /// Puts on disk what scratch files nobody touched for an hour, tells who hid a message by
-    /// mistake, and goes on counting for the metrics. To be called about once a second.
+    /// Puts on disk what scratch files nobody touched for an hour, puts messages back that are
+    /// owed, tells who hid a message by mistake, and goes on counting for the metrics. To be
+    /// called about once a second.
     pub fn tidy(&self) {
         self.inodes.shrink();
         self.report.tell_repeats();
         self.survey_a_little();
+        self.settle_removals();
         self.rescue_scratch_files(Some(scratch::IDLE));
         for (id, line) in self.asides.expired() {
             // Who removed it since has nothing to be told.
@@ -177,6 +183,7 @@ impl Spool {
 
     /// Ends the mount: scratch files that hold bytes are put on disk, and the store is closed.
     pub fn close(&self) {
+        self.rescue_removals();
         self.rescue_scratch_files(None);
         if let Err(error) = self.store.close() {
             tracing::error!(target: "retryspoolfs", "close of the spool: {error}");

@@ -1,4 +1,4 @@
-//! From what a user types to a store: `sqlite:PATH`. Every `cfg(feature)` of a store is here.
+//! From what a user types to a store: `sqlite:PATH`, `dir:PATH`. Every `cfg(feature)` of a store is here.
 //!
 //! Owns: the spelling of a spool's place, and which kinds of store this build has.
 //! May fail: on a kind that it has not.
@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -27,11 +27,14 @@ pub type Progress = Arc<dyn Fn(u64, u64) -> ControlFlow<()> + Send + Sync>;
 /// let locator: Locator = "sqlite:/var/spool/q.db".parse().unwrap();
 /// assert_eq!(locator, "/var/spool/q.db".parse().unwrap());
 /// assert_eq!(locator.to_string(), "sqlite:/var/spool/q.db");
+/// assert_eq!("/usr".parse::<Locator>().unwrap(), Locator::Dir("/usr".into()));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Locator {
     /// A SQLite file.
     Sqlite(PathBuf),
+    /// RetrySpool's own directory.
+    Dir(PathBuf),
 }
 
 /// How to open it.
@@ -48,32 +51,46 @@ pub struct OpenOptions {
 }
 
 impl Locator {
-    /// Reads `sqlite:PATH`, or a bare path, which is the same. A path that itself starts with a
-    /// kind's name is written `./sqlite:x`. [`Error::Unavailable`] for a kind of store that this
+    /// Reads `sqlite:PATH`, `dir:PATH`, or a bare path: that of a directory is `dir:`, every other
+    /// one `sqlite:`. A path that itself starts with a kind's name is written `./sqlite:x`. [`Error::Unavailable`] for a kind of store that this
     /// build has not, or an empty path.
     pub fn parse(text: &OsStr) -> Result<Locator> {
         let bytes = text.as_bytes();
-        for kind in ["dir:", "postgres:", "postgresql:"] {
+        for kind in ["postgres:", "postgresql:"] {
             if bytes.starts_with(kind.as_bytes()) {
                 return Err(Error::Unavailable(format!(
                     "this build has no store of the kind {kind}"
                 )));
             }
         }
-        match bytes.strip_prefix(b"sqlite:").unwrap_or(bytes) {
-            b"" => Err(Error::Unavailable("the spool's path is empty".into())),
-            path => Ok(Locator::Sqlite(OsStr::from_bytes(path).into())),
+        let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+        let locator = match (bytes.strip_prefix(b"sqlite:"), bytes.strip_prefix(b"dir:")) {
+            (Some(file), _) => Locator::Sqlite(path(file)),
+            (None, Some(dir)) => Locator::Dir(path(dir)),
+            (None, None) if path(bytes).is_dir() => Locator::Dir(path(bytes)),
+            (None, None) => Locator::Sqlite(path(bytes)),
+        };
+        match locator.path().as_os_str().is_empty() {
+            true => Err(Error::Unavailable("the spool's path is empty".into())),
+            false => Ok(locator),
         }
     }
 
     /// The same place, spelled so that it does not depend on the working directory. The spool need
     /// not exist.
     pub fn absolute(self) -> io::Result<Locator> {
+        let path = self.path();
+        let path = fs::canonicalize(path).or_else(|_| std::path::absolute(path))?;
+        Ok(match self {
+            Locator::Sqlite(_) => Locator::Sqlite(path),
+            Locator::Dir(_) => Locator::Dir(path),
+        })
+    }
+
+    /// The path of the file or directory.
+    pub fn path(&self) -> &Path {
         match self {
-            Locator::Sqlite(path) => {
-                let path = fs::canonicalize(&path).or_else(|_| std::path::absolute(&path))?;
-                Ok(Locator::Sqlite(path))
-            }
+            Locator::Sqlite(path) | Locator::Dir(path) => path,
         }
     }
 
@@ -86,13 +103,9 @@ impl Locator {
     /// The path of the spool with this ending, for what belongs to it and is not in it; `None` of a
     /// spool that is at no path.
     pub fn beside(&self, ending: &str) -> Option<PathBuf> {
-        match self {
-            Locator::Sqlite(path) => {
-                let mut beside = path.clone().into_os_string();
-                beside.push(ending);
-                Some(beside.into())
-            }
-        }
+        let mut beside = self.path().as_os_str().to_owned();
+        beside.push(ending);
+        Some(beside.into())
     }
 
     /// Opens the store.
@@ -105,6 +118,11 @@ impl Locator {
     /// `false` ends it, with the spool as it was.
     pub fn compact(&self, going: &(dyn Fn() -> bool + Sync)) -> Result<(u64, u64)> {
         match self {
+            // Removed messages' files have gone, and the filesystem has their space.
+            Locator::Dir(path) => {
+                super::dir::DirFactory::new(path).open()?;
+                Ok((0, 0))
+            }
             #[cfg(feature = "sqlite")]
             Locator::Sqlite(path) => super::sqlite::compact(path, going),
             #[cfg(not(feature = "sqlite"))]
@@ -122,6 +140,16 @@ impl Locator {
         progress: Option<Progress>,
     ) -> Result<Box<dyn Backend>> {
         match self {
+            Locator::Dir(path) => {
+                use super::Factory;
+                use super::dir::DirFactory;
+                // Every change of it is on the disk when its call returns, asked for or not.
+                let factory = match options.create {
+                    true => DirFactory::create_if_missing(path),
+                    false => DirFactory::new(path),
+                };
+                factory.read_only(options.read_only).create()
+            }
             #[cfg(feature = "sqlite")]
             Locator::Sqlite(path) => {
                 use super::Factory;
@@ -160,6 +188,7 @@ impl fmt::Display for Locator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Locator::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Locator::Dir(path) => write!(f, "dir:{}", path.display()),
         }
     }
 }

@@ -12,15 +12,35 @@ use crate::model::{Filter, MessageId, QueueState, Revision, Stored};
 /// How long a page may take.
 const WITHIN: Duration = Duration::from_secs(30);
 
+/// Where a selection goes on. It is good for the call that gave it, with the same state and filter;
+/// what is in it is the store's business.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cursor {
+    /// Behind this ID, in the order of IDs.
+    Id(MessageId),
+    /// Behind this place in an order of the store's own.
+    Place(i64),
+}
+
+impl Cursor {
+    /// The ID of a cursor in the order of IDs.
+    pub fn id(&self) -> Option<&MessageId> {
+        match self {
+            Cursor::Id(id) => Some(id),
+            Cursor::Place(_) => None,
+        }
+    }
+}
+
 /// A page of messages that a filter means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selected<T> {
-    /// The messages, in the order of their IDs.
+    /// The messages.
     pub messages: Vec<T>,
     /// Messages of which nobody can tell: what the filter looks at can't be read.
     pub unreadable: Vec<MessageId>,
     /// Where to go on from; `None` at the end of the state.
-    pub next: Option<MessageId>,
+    pub next: Option<Cursor>,
 }
 
 impl<T> Default for Selected<T> {
@@ -53,7 +73,10 @@ impl Selected<Stored> {
     ) -> Selected<Stored> {
         let more = scanned.len() == limit;
         let mut page = Selected {
-            next: scanned.last().filter(|_| more).map(|(id, _)| id.clone()),
+            next: scanned
+                .last()
+                .filter(|_| more)
+                .map(|(id, _)| Cursor::Id(id.clone())),
             ..Selected::default()
         };
         for (id, found) in scanned {
@@ -68,18 +91,12 @@ impl Selected<Stored> {
 }
 
 /// How a page is asked for: [`Backend::select`] or [`Backend::select_stored`].
-type Select<T> = fn(
-    &dyn Backend,
-    &Context,
-    QueueState,
-    &Filter,
-    Option<&MessageId>,
-    usize,
-) -> Result<Selected<T>>;
+type Select<T> =
+    fn(&dyn Backend, &Context, QueueState, &Filter, Option<&Cursor>, usize) -> Result<Selected<T>>;
 
 /// All pages of a selection over some states, one state after the other. Its memory is that of one
-/// page. Each page is of one moment, and each message is met at most once in a state; one that
-/// moves between states meanwhile may be met in both or in none.
+/// page. Each page is of one moment: a message that moves between the states meanwhile may be met
+/// in both or in none.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -105,7 +122,7 @@ pub struct Pages<'a, T> {
     /// The states to come, the last one first.
     states: Vec<QueueState>,
     /// Where the current state's next page begins.
-    after: Option<MessageId>,
+    after: Option<Cursor>,
 }
 
 impl<'a> Pages<'a, (MessageId, Revision)> {

@@ -8,7 +8,7 @@
 //!
 //! The parts: `schema` (the tables), `open` (which files are accepted), `prepare` (a RetrySpool
 //! file's first time), `reserve` (room for a full disk), `change` and `writer` (what is written, and how writes share a commit),
-//! `reader`, `views` and `row` (what is read), `feed` (what changed), `audit` (who changed it),
+//! `reader`, `select`, `views` and `row` (what is read), `feed` (what changed), `audit` (who changed it),
 //! `flush` (what is on the disk), `recount` and `check` (whether all of it agrees), `snapshot` (a
 //! copy of one moment), `error`.
 
@@ -21,7 +21,7 @@ use super::check::Check;
 use super::locator::Progress;
 use super::{
     Ages, AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize, Backend, ChangeFeed, Context,
-    Error, Factory, Result, Selected, Space, StateCounterBackend, StateInfo,
+    Cursor, Error, Factory, Proposal, Result, Selected, Space, StateCounterBackend, StateInfo,
 };
 use crate::model::{
     Filter, MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState,
@@ -45,6 +45,7 @@ mod reserve;
 mod row;
 #[doc(hidden)]
 pub mod schema;
+mod select;
 mod snapshot;
 mod views;
 mod writer;
@@ -396,7 +397,9 @@ impl Backend for SqliteBackend {
             Err(error) => return refused(error),
         };
         match &self.writer {
-            Some(writer) => writer.submit_all(messages.iter().cloned().map(Change::Insert), ctx),
+            Some(writer) => {
+                writer.submit_all(messages.iter().cloned().map(Change::Insert), false, ctx)
+            }
             None => refused(Error::ReadOnly),
         }
     }
@@ -427,7 +430,22 @@ impl Backend for SqliteBackend {
         to: QueueState,
     ) -> Result<Revision> {
         let id = id.clone();
-        self.change(ctx, Change::Relocate { id, from, to })
+        let seen = None;
+        self.change(ctx, Change::Relocate { id, from, seen, to })
+    }
+
+    fn apply(&self, ctx: &Context, proposals: &[Proposal]) -> Vec<Result<Revision>> {
+        let refused = |error: Error| vec![Err(error); proposals.len()];
+        let _open = match self.enter() {
+            Ok(open) => open,
+            Err(error) => return refused(error),
+        };
+        match &self.writer {
+            Some(writer) => {
+                writer.submit_all(proposals.iter().cloned().map(Change::from), true, ctx)
+            }
+            None => refused(Error::ReadOnly),
+        }
     }
 
     fn remove(
@@ -466,11 +484,11 @@ impl Backend for SqliteBackend {
         ctx: &Context,
         state: QueueState,
         filter: &Filter,
-        after: Option<&MessageId>,
+        after: Option<&Cursor>,
         limit: usize,
     ) -> Result<Selected<(MessageId, Revision)>> {
         self.read_settled(ctx, |conn| {
-            reader::select(conn, state, filter, after, limit)
+            select::select(conn, state, filter, after, limit)
         })
     }
 
@@ -479,11 +497,11 @@ impl Backend for SqliteBackend {
         ctx: &Context,
         state: QueueState,
         filter: &Filter,
-        after: Option<&MessageId>,
+        after: Option<&Cursor>,
         limit: usize,
     ) -> Result<Selected<Stored>> {
         self.read_settled(ctx, |conn| {
-            reader::select_stored(conn, state, filter, after, limit)
+            select::select_stored(conn, state, filter, after, limit)
         })
     }
 

@@ -15,12 +15,16 @@ use crate::model::{MessageMetadata, QueueState, Timestamp};
 
 /// Make a spool of invented messages in every state, mount it, and print commands worth trying.
 ///
-/// The spool is DIR/queue.db, the mount DIR/spool. It ends with "umount DIR/spool"; the directory
+/// The spool is DIR/queue.db, the mount DIR/spool. With --directory the spool is a directory as
+/// RetrySpool's own store makes it, DIR/meta. It ends with "umount DIR/spool"; the directory
 /// can be removed then.
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// A directory for it; made if it does not exist
     dir: PathBuf,
+    /// Make the spool a directory, as RetrySpool's own store does
+    #[arg(long)]
+    directory: bool,
     /// Make the spool, and mount nothing
     #[arg(long)]
     no_mount: bool,
@@ -31,9 +35,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let failed = |error: &dyn std::fmt::Display| format!("demo {}: {error}", dir.display());
     let mountpoint = dir.join("spool");
     fs::create_dir_all(&mountpoint).map_err(|error| failed(&error))?;
-    let database = fs::canonicalize(dir)
-        .map_err(|error| failed(&error))?
-        .join("queue.db");
+    let home = fs::canonicalize(dir).map_err(|error| failed(&error))?;
+    let locator = match arguments.directory {
+        true => Locator::Dir(home.join("meta")),
+        false => Locator::Sqlite(home.join("queue.db")),
+    };
+    let database = locator.path().to_owned();
     if database.exists() {
         return Err(failed(&format!(
             "{} is there already; give another directory, or mount it: retryspoolfs mount {} {}",
@@ -47,9 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         create: true,
         ..OpenOptions::default()
     };
-    let store = Locator::Sqlite(database.clone())
-        .open(options)
-        .map_err(|error| failed(&error))?;
+    let store = locator.open(options).map_err(|error| failed(&error))?;
     let held = fill(&*store).map_err(|error| failed(&error))?;
     store.close().map_err(|error| failed(&error))?;
     if arguments.no_mount {

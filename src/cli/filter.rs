@@ -75,12 +75,18 @@ impl Filters {
                 .collect(),
             id: self.id.clone(),
             policy: self.policy.clone(),
+            ..Filter::default()
         }
     }
 
     /// What they mean now.
     pub fn now(&self) -> Filter {
         self.at(Timestamp::now())
+    }
+
+    /// Whether they say what the last error is like.
+    pub fn names_error(&self) -> bool {
+        self.error.is_some()
     }
 }
 

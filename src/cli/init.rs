@@ -12,7 +12,7 @@ use crate::backend::locator::OpenOptions;
 /// An existing spool is left as it is, and that is no error.
 #[derive(Args, Debug)]
 pub struct Arguments {
-    /// Where: sqlite:PATH, or a path
+    /// Where: sqlite:PATH, dir:PATH, or a path
     spool: std::ffi::OsString,
 }
 

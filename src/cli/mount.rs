@@ -33,7 +33,7 @@ use crate::fuse::session::{Host, Mount};
 #[derive(Args, Debug)]
 #[command(after_long_help = AFTER)]
 pub struct Arguments {
-    /// The spool: sqlite:PATH, or a path
+    /// The spool: sqlite:PATH, dir:PATH, or a path
     spool: OsString,
     /// The directory to mount it on
     mountpoint: PathBuf,
@@ -130,6 +130,14 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
     log::begin(arguments.log_level);
     let mountpoint = mountpoint::check(&arguments.mountpoint, &options)?;
     let locator = locator.absolute().map_err(|error| wrong(&error))?;
+    if let Locator::Dir(path) = &locator
+        && mountpoint.starts_with(path)
+    {
+        return Err(NotMounted(format!(
+            "mount {locator}: {} is in the spool itself; give a directory outside",
+            mountpoint.display()
+        )));
+    }
     let store = locator
         .open(OpenOptions {
             read_only: options.read_only,

@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use super::Failure;
+use crate::document;
+use crate::model::MessageMetadata;
 
 /// Standard output, buffered. [`end`](Output::end) brings out what is left.
 pub struct Output(BufWriter<StdoutLock<'static>>);
@@ -68,9 +70,50 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// A message's document with its newline, as the files of a mount hold it but for the control
+/// characters that JSON allows to stand for themselves: the same value, and no terminal obeys it.
+pub fn json(message: &MessageMetadata) -> String {
+    escaped(document::render(message))
+}
+
+/// The same in one line.
+pub fn json_line(message: &MessageMetadata) -> String {
+    escaped(document::render_line(message))
+}
+
+/// Any other JSON, likewise. Line breaks stay: JSON has none within a text.
+pub fn escaped(json: impl Into<Vec<u8>>) -> String {
+    // A serializer's text is UTF-8.
+    let json = String::from_utf8_lossy(&json.into()).into_owned();
+    if !json.chars().any(|c| c.is_control() && c != '\n') {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        match c.is_control() && c != '\n' {
+            true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => out.push(c),
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_says_the_same_without_control_characters() {
+        let message = MessageMetadata {
+            last_error: "Ä\u{7f}\u{9b}31m\u{1b}\n".into(),
+            ..MessageMetadata::new("a".parse().unwrap())
+        };
+        let text = json_line(&message);
+        let (line, end) = text.split_at(text.len() - 1);
+        assert!(end == "\n" && !line.chars().any(char::is_control), "{line}");
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(value["LastError"], message.last_error);
+    }
 
     #[test]
     fn no_control_character_is_printed() {

@@ -19,7 +19,7 @@ use crate::fuse::mounts;
 use crate::model::{MessageId, QueueState};
 
 /// What the help of every command says about SPOOL.
-pub const HELP: &str = "The spool: sqlite:PATH, a path, or the directory where it is mounted. \
+pub const HELP: &str = "The spool: sqlite:PATH, dir:PATH, a path, or the directory where it is mounted. \
     Where RETRYSPOOL names the spool it may be left out: the first word is then SPOOL only if it \
     has a / in it or begins with sqlite: or dir:";
 

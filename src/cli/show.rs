@@ -6,9 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::Failure;
-use super::output::{Output, complain};
+use super::output::{Output, complain, json};
 use super::place::{self, Place};
-use crate::document;
 
 /// Print messages: their documents, as the files of a mount hold them.
 ///
@@ -38,7 +37,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     for id in &ids {
         match store.get_meta(&place::ctx(), id) {
             Ok(metadata) => {
-                out.bytes(&document::render(&metadata))?;
+                out.bytes(json(&metadata).as_bytes())?;
                 shown += 1;
             }
             Err(error) => {

@@ -123,7 +123,7 @@ fn problem(error: &serde_json::Error, bytes: &[u8]) -> Problem {
 }
 
 /// The keys of a document.
-const KEYS: [&str; 12] = [
+pub(super) const KEYS: [&str; 12] = [
     "ID",
     "State",
     "Attempts",

@@ -38,6 +38,8 @@ pub struct Write<'a> {
     pub document: &'a Document,
     pub opened: Opened,
     pub own: Option<Own>,
+    /// The Updated of the message that the writing process removed to make this one.
+    pub replaces: Option<Timestamp>,
     /// This host's clock.
     pub now: Timestamp,
 }
@@ -71,10 +73,14 @@ pub fn decide<E>(
         return Ok(match write.opened {
             // What it opened is gone.
             Opened::At(_) => Verdict::Stale,
-            Opened::Not | Opened::Absent => Verdict::Insert(MessageMetadata {
-                updated: given.filter(|given| *given <= now).unwrap_or(now),
-                ..document.into_new(write.id.clone(), write.state, now)
-            }),
+            Opened::Not | Opened::Absent => {
+                let updated = given.filter(|given| *given <= now).unwrap_or(now);
+                let later = write.replaces.map(|removed| removed.next());
+                Verdict::Insert(MessageMetadata {
+                    updated: later.map_or(updated, |later| later.max(updated)),
+                    ..document.into_new(write.id.clone(), write.state, now)
+                })
+            }
         });
     };
 

@@ -1,5 +1,6 @@
 //! Which messages somebody means.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use super::{Glob, MessageMetadata, Timestamp};
@@ -23,6 +24,8 @@ pub struct Filter {
     pub created_since: Option<Timestamp>,
     /// Updated before this time.
     pub updated_before: Option<Timestamp>,
+    /// Created or updated at or after this time.
+    pub touched_since: Option<Timestamp>,
     /// The next retry is at or before this time, and not "never".
     pub due_by: Option<Timestamp>,
     /// Attempts lie in this range.
@@ -50,6 +53,9 @@ impl Filter {
         holds(&self.created_before, |time| message.created < *time)
             && holds(&self.created_since, |time| message.created >= *time)
             && holds(&self.updated_before, |time| message.updated < *time)
+            && holds(&self.touched_since, |time| {
+                message.created >= *time || message.updated >= *time
+            })
             && holds(&self.due_by, due)
             && holds(&self.attempts, |range| range.contains(&message.attempts))
             && holds(&self.priority, |range| range.contains(&message.priority))
@@ -58,21 +64,21 @@ impl Filter {
             && holds(&self.policy, |glob| {
                 glob.matches(&message.retry_policy_name)
             })
-            && self.headers.iter().all(|(name, glob)| {
-                let mut named = message.headers.iter();
-                named.any(|(n, value)| same_name(n, name) && glob.matches(value))
-            })
+            && self.matches_headers(&message.headers)
+    }
+
+    /// Whether the message is meant as far as its headers tell.
+    pub fn matches_headers(&self, headers: &BTreeMap<String, String>) -> bool {
+        self.headers.iter().all(|(name, glob)| {
+            let mut named = headers.iter();
+            named.any(|(n, value)| n.eq_ignore_ascii_case(name) && glob.matches(value))
+        })
     }
 
     /// Whether every message is meant.
     pub fn is_empty(&self) -> bool {
         *self == Filter::default()
     }
-}
-
-/// Whether two header names are the same: mail's ignore case.
-fn same_name(one: &str, other: &str) -> bool {
-    one.eq_ignore_ascii_case(other)
 }
 
 /// Reads a range of whole numbers: `5`, `5..`, `..5` or `2..5`, both ends included.
@@ -172,6 +178,20 @@ mod tests {
             (
                 Filter {
                     updated_before: Some(at(2000)),
+                    ..all()
+                },
+                false,
+            ),
+            (
+                Filter {
+                    touched_since: Some(at(2000)),
+                    ..all()
+                },
+                true,
+            ),
+            (
+                Filter {
+                    touched_since: Some(at(2001)),
                     ..all()
                 },
                 false,

@@ -82,6 +82,43 @@ impl Glob {
         pattern
     }
 
+    /// Whether some text may be matched by both. Never wrong about "no"; of patterns with `?` or
+    /// sets it may say "yes" where there is none.
+    pub fn overlaps(&self, other: &Glob) -> bool {
+        let (ours, theirs) = (&self.parts, &other.parts);
+        let width = theirs.len() + 1;
+        let mut seen = vec![false; (ours.len() + 1) * width];
+        let mut open = vec![(0, 0)];
+        while let Some((a, b)) = open.pop() {
+            if a == ours.len() && b == theirs.len() {
+                return true;
+            }
+            if std::mem::replace(&mut seen[a * width + b], true) {
+                continue;
+            }
+            match (ours.get(a), theirs.get(b)) {
+                // A `*` ends here, or takes what the other has next.
+                (Some(Part::Any), other) => {
+                    open.push((a + 1, b));
+                    open.extend(other.map(|_| (a, b + 1)));
+                }
+                (other, Some(Part::Any)) => {
+                    open.push((a, b + 1));
+                    open.extend(other.map(|_| (a + 1, b)));
+                }
+                (Some(Part::Char(a_char)), Some(Part::Char(b_char))) if a_char != b_char => {}
+                (Some(_), Some(_)) => open.push((a + 1, b + 1)),
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// A character as patterns compare it: what differs only in case becomes the same.
+    pub fn fold(c: char) -> char {
+        lower(c)
+    }
+
     /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -236,6 +273,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn patterns_that_match_nothing_in_common_do_not_overlap() {
+        let overlap = |one: &str, other: &str| {
+            one.parse::<Glob>()
+                .unwrap()
+                .overlaps(&other.parse().unwrap())
+        };
+        assert!(!overlap("451 *", "452 *"));
+        assert!(!overlap("a*b", "a*c"));
+        assert!(!overlap("abc", "ab"));
+        assert!(!overlap("*x*y", "abz"));
+        assert!(overlap("*x*y", "axby"));
+        assert!(overlap("a*", "*b"));
+        assert!(overlap("", "*"));
+    }
+
     /// The definition, without a thought for its time.
     fn defined(pattern: &[char], text: &[char]) -> bool {
         match (pattern, text) {
@@ -252,6 +305,14 @@ mod tests {
         fn matching_is_as_defined(pattern in "[ab*?]{0,8}", text in "[abAB]{0,9}") {
             let chars = |text: &str| text.chars().collect::<Vec<_>>();
             prop_assert_eq!(matches(&pattern, &text), defined(&chars(&pattern), &chars(&text)));
+        }
+
+        #[test]
+        fn what_two_patterns_match_both_overlaps(one in "[ab*]{0,6}", other in "[ab*]{0,6}", text in "[ab]{0,6}") {
+            if matches(&one, &text) && matches(&other, &text) {
+                let glob = |text: &str| text.parse::<Glob>().unwrap();
+                prop_assert!(glob(&one).overlaps(&glob(&other)));
+            }
         }
 
         #[test]

@@ -9,7 +9,7 @@ use std::str::FromStr;
 /// The longest file name, in bytes: Linux's NAME_MAX.
 pub const NAME_MAX: usize = 255;
 
-const SUFFIX: &str = ".json";
+pub(super) const SUFFIX: &str = ".json";
 
 /// A message's ID: UTF-8, not empty, and its file name no longer than [`NAME_MAX`].
 ///
@@ -33,6 +33,9 @@ pub enum InvalidId {
     /// Its file name would pass [`NAME_MAX`] bytes.
     #[error("the ID's file name would take {0} bytes of 255")]
     TooLong(usize),
+    /// RetrySpool's own directory has no file name for it, and here is why.
+    #[error("RetrySpool's own directory can't hold this ID: {0}")]
+    NoPlainName(&'static str),
 }
 
 /// What a name in a state directory stands for.

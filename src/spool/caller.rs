@@ -28,6 +28,13 @@ pub struct Process {
     start: u64,
 }
 
+impl Process {
+    /// Whether it is one process; otherwise the kernel did not say which.
+    pub fn is_known(&self) -> bool {
+        self.tgid != 0
+    }
+}
+
 impl Caller {
     /// The caller's thread group. It can still be read while the process exits or was killed.
     pub fn thread_group(&self) -> u32 {

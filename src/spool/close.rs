@@ -120,6 +120,7 @@ impl Spool {
         }
         if writer.is_uncommitted() {
             self.asides.abandoned(writer);
+            self.put_back_of(writer, &mut inner);
         }
     }
 
@@ -134,11 +135,13 @@ impl Spool {
             return Err(refused.refusal.clone());
         }
         let content = inner.to_judge(&writer.id);
+        let replaces = writer.replaces.lock().clone();
         let commit = |document, opened| Commit {
             id: &writer.id,
             state: writer.state,
             document,
             opened,
+            replaces: replaces.as_ref(),
             process: writer.opener.process,
         };
         match on_close(closing.closer, content) {
@@ -152,6 +155,7 @@ impl Spool {
                         inner.refused = None;
                         inner.opened = Opened::At(revision);
                         writer.uncommitted.store(false, Ordering::Relaxed);
+                        writer.replaces.lock().take();
                         Ok(())
                     }
                     Err(refusal) => {
@@ -209,6 +213,19 @@ impl Spool {
         // An editor removes now what it created, and puts its backup back, before the last close.
         if writer.is_uncommitted() {
             self.asides.refused(writer);
+            self.put_back_of(writer, inner);
+        }
+    }
+
+    /// The message that the process removed before it created the file is stored again. What it
+    /// writes from then on would change that message.
+    fn put_back_of(&self, writer: &Writer, inner: &mut WriterInner) {
+        let Some(removed) = writer.replaces.lock().take() else {
+            return;
+        };
+        let ctx = self.patient().by(writer.actor.clone());
+        if let Some(revision) = self.put_back(removed, &ctx) {
+            inner.opened = Opened::At(revision);
         }
     }
 

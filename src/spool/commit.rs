@@ -8,6 +8,7 @@ use super::Spool;
 use super::caller::Process;
 use super::error::{self, Errno, Refusal, Result, Waiting};
 use super::file::in_use;
+use super::removed::Removed;
 use crate::backend::{Context, Error};
 use crate::document::updated::{self, Opened, Own, Verdict};
 use crate::document::{Document, Problem};
@@ -20,6 +21,8 @@ pub struct Commit<'a> {
     pub state: QueueState,
     pub document: &'a Document,
     pub opened: Opened,
+    /// The message that the process removed to make this one.
+    pub replaces: Option<&'a Removed>,
     pub process: Process,
 }
 
@@ -89,6 +92,7 @@ impl Spool {
             document: commit.document,
             opened: commit.opened,
             own: self.own.of(commit),
+            replaces: commit.replaces.map(|removed| removed.message.updated),
             now: Timestamp::now(),
         };
         let verdict = updated::decide(stored.as_ref(), &write, || {

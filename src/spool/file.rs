@@ -15,6 +15,7 @@ use super::draft::Draft;
 use super::error::{self, Errno, Refusal, Result, Waiting};
 use super::handle::{Handle, Reader, Writer, WriterInner};
 use super::inode::{self, Node, PageUse};
+use super::removed::Removed;
 use super::report::{TextCursor, Wake};
 use super::scratch::ScratchFile;
 use super::tree::{Dir, Fixed, Target, Text};
@@ -112,7 +113,9 @@ impl Spool {
         mode: OpenMode,
     ) -> Result<Handle> {
         let stored = self.ask(self.store.get(&self.patient(), id))?;
-        let stored = stored.ok_or_else(Refusal::not_found)?;
+        let Some(stored) = stored else {
+            return self.open_draft(caller, ino, id, state, mode);
+        };
         if !mode.write {
             return Ok(Handle::Reader(Arc::new(self.reader(ino, id, &stored))));
         }
@@ -128,8 +131,35 @@ impl Spool {
             mode,
             opened,
             draft,
-            Origin::Opened,
+            Origin::default(),
         );
+        Ok(Handle::Writer(writer))
+    }
+
+    /// Opens once more, for writing, what the caller has created and not committed. Its last close
+    /// reaches this side later than its close: `echo > x.json` twice in one shell.
+    fn open_draft(
+        &self,
+        caller: &Caller,
+        ino: u64,
+        id: &MessageId,
+        state: QueueState,
+        mode: OpenMode,
+    ) -> Result<Handle> {
+        let first = self.own_writer(caller, ino, |writer| {
+            writer.state == state && writer.is_uncommitted()
+        });
+        let first = first.filter(|_| mode.write);
+        let first = first.ok_or_else(Refusal::not_found)?;
+        let bytes = first.inner.lock().draft.bytes().to_vec();
+        let draft = cut(Draft::of(bytes), mode);
+        let origin = Origin {
+            created: true,
+            aside: None,
+            removed: self.removals.take(id, caller),
+        };
+        let of = (ino, id, state);
+        let writer = writer(caller, of, mode, Opened::Absent, draft, origin);
         Ok(Handle::Writer(writer))
     }
 
@@ -235,8 +265,12 @@ impl Spool {
             }
         };
         let origin = match brief {
-            Some(_) => Origin::Opened,
-            None => Origin::Created(creation),
+            Some(_) => Origin::default(),
+            None => Origin {
+                created: true,
+                aside: creation,
+                removed: self.removals.take(id, caller),
+            },
         };
         let ino = self.inodes.look_up(id, state);
         let writer = writer(caller, (ino, id, state), mode, opened, draft, origin);
@@ -425,7 +459,10 @@ pub(super) fn invalid_name() -> Refusal {
 }
 
 fn draft_of(stored: &Stored, mode: OpenMode) -> Draft {
-    let mut draft = Draft::of(document::render(&stored.metadata));
+    cut(Draft::of(document::render(&stored.metadata)), mode)
+}
+
+fn cut(mut draft: Draft, mode: OpenMode) -> Draft {
     if mode.truncate {
         draft.truncate(0);
     }
@@ -439,12 +476,14 @@ pub(super) fn in_use(found: QueueState) -> Refusal {
 }
 
 /// How a writer came to its file.
-#[derive(Clone, Copy)]
-enum Origin {
-    /// It was there.
-    Opened,
-    /// It was made, maybe where a message was set aside.
-    Created(Option<Creation>),
+#[derive(Default)]
+struct Origin {
+    /// It was made; otherwise it was there.
+    created: bool,
+    /// It was made where a message was set aside.
+    aside: Option<Creation>,
+    /// It was made where the same process removed a message.
+    removed: Option<Removed>,
 }
 
 fn writer(
@@ -464,12 +503,10 @@ fn writer(
         append: mode.append,
         sync: mode.sync,
         len: AtomicU64::new(draft.len()),
-        aside: match origin {
-            Origin::Created(creation) => creation,
-            Origin::Opened => None,
-        },
-        uncommitted: AtomicBool::new(matches!(origin, Origin::Created(_))),
+        aside: origin.aside,
+        uncommitted: AtomicBool::new(origin.created),
         dropped: AtomicBool::new(false),
+        replaces: Mutex::new(origin.removed),
         inner: Mutex::new(WriterInner {
             draft,
             opened,

@@ -12,6 +12,7 @@ use super::Spool;
 use super::tree::{Dir, Fixed};
 use crate::backend::{Change, Context, Error};
 use crate::model::{MessageId, QueueState};
+use crate::overview::{event_line, lost_line};
 
 /// After how long a word is given again: replies that the first one met on their way to the kernel
 /// have arrived, and there is time left to the 100 ms that are promised.
@@ -110,10 +111,10 @@ impl Spool {
         recent.note(word.messages.iter(), word.all, found.cursor);
         self.give(follower, word);
         for change in &found.changes {
-            self.publish(change);
+            self.report.events.push(&event_line(change));
         }
         if found.lost {
-            let line = super::report::lost("changes were missed; look at everything afresh");
+            let line = lost_line("changes were missed; look at everything afresh");
             self.report.events.push(&line);
         }
         Ok(())
@@ -168,48 +169,5 @@ impl Spool {
             self.inodes.outdate(ino);
             self.cache.drop_attributes(ino);
         });
-    }
-
-    fn publish(&self, change: &Change) {
-        let actor = change.actor.as_ref();
-        let event = Event {
-            seq: change.seq,
-            time: change.at.to_string(),
-            op: operation(change),
-            id: change.id.as_str(),
-            from: change.from.map(QueueState::as_str),
-            to: change.to.map(QueueState::as_str),
-            revision: change.revision.updated.to_string(),
-            uid: actor.map(|actor| actor.uid),
-            pid: actor.map(|actor| actor.pid),
-            command: actor.map(|actor| actor.command.as_str()),
-        };
-        // Numbers and texts: no serializer refuses them.
-        let line = serde_json::to_string(&event).unwrap_or_default();
-        self.report.events.push(&line);
-    }
-}
-
-/// A line of `events`.
-#[derive(serde::Serialize)]
-struct Event<'a> {
-    seq: u64,
-    time: String,
-    op: &'static str,
-    id: &'a str,
-    from: Option<&'static str>,
-    to: Option<&'static str>,
-    revision: String,
-    uid: Option<u32>,
-    pid: Option<u32>,
-    command: Option<&'a str>,
-}
-
-fn operation(change: &Change) -> &'static str {
-    match (change.from, change.to) {
-        (None, _) => "store",
-        (_, None) => "delete",
-        (Some(from), Some(to)) if from == to => "update",
-        (Some(_), Some(_)) => "move",
     }
 }

@@ -12,6 +12,7 @@ use super::draft::Draft;
 use super::error::{Refusal, Result};
 use super::inode::PageUse;
 use super::listing::Listing;
+use super::removed::Removed;
 use super::report::TextCursor;
 use super::scratch::ScratchFile;
 use super::tree::Text;
@@ -69,6 +70,9 @@ pub struct Writer {
     /// Whether the draft's name was removed: as with any unlinked file, what is written to it is
     /// lost when it is closed.
     pub dropped: AtomicBool,
+    /// The message that the process removed before it created the file: stored again if what it
+    /// writes is refused.
+    pub replaces: Mutex<Option<Removed>>,
     pub inner: Mutex<WriterInner>,
 }
 

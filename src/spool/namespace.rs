@@ -9,8 +9,10 @@ use super::caller::Caller;
 use super::commit::{Commit, bad_document};
 use super::error::{self, Errno, Refusal, Result, Waiting};
 use super::file::{in_use, invalid_name};
+use super::removed::Removed;
 use super::scratch::ScratchFile;
 use super::tree::Target;
+use crate::backend::Error;
 use crate::document;
 use crate::document::updated::Opened;
 use crate::model::{MessageId, QueueState};
@@ -168,6 +170,7 @@ impl Spool {
             }
         }
         let bytes = file.bytes();
+        let removed = self.removals.take(id, caller);
         let placed = document::parse(&bytes, id)
             .map_err(|problem| bad_document(&problem))
             .and_then(|document| {
@@ -180,6 +183,7 @@ impl Spool {
                     } else {
                         Opened::Not
                     },
+                    replaces: removed.as_ref(),
                     process: caller.process(),
                 };
                 self.commit(&commit, &ctx, Waiting::UnderDirectoryLock)
@@ -192,6 +196,9 @@ impl Spool {
             Err(refusal) => {
                 if matches!(refusal.errno, Errno::EBADMSG | Errno::ESTALE) {
                     self.keep_refused(state, id, &bytes);
+                }
+                if let Some(removed) = removed {
+                    self.put_back(removed, &ctx);
                 }
                 Err(refusal)
             }
@@ -228,6 +235,9 @@ impl Spool {
             // What the caller created and has not committed: its draft goes, never a message.
             writer.dropped.store(true, Ordering::Relaxed);
             self.asides.refused(&writer);
+            if let Some(removed) = writer.replaces.lock().take() {
+                self.removals.note(caller.process(), removed);
+            }
             return Ok(());
         }
         if self.asides.hides(state, id, caller) {
@@ -240,10 +250,35 @@ impl Spool {
             );
         }
         let ctx = self.hurried().by(caller.actor());
-        let removed = self.store.remove(&ctx, id, state, None);
-        let revision = removed.map_err(under_lock)?;
-        self.cache.own.note(id, revision);
-        Ok(())
+        loop {
+            // What goes is read first: whoever removes it may be about to write it anew. It goes
+            // only if it is unchanged, so nothing happens to it between the two.
+            let removed = match self.store.get(&ctx, id) {
+                Err(Error::Corrupt(_)) => None,
+                found => {
+                    let stored = found.map_err(under_lock)?;
+                    let stored = stored.ok_or_else(Refusal::not_found)?;
+                    let feed = self.store.change_feed();
+                    let since = feed.map(|feed| feed.newest(&ctx)).transpose();
+                    let since = since.map_err(under_lock)?;
+                    Some((stored, since))
+                }
+            };
+            let seen = removed.as_ref().map(|(stored, _)| stored.revision);
+            match self.store.remove(&ctx, id, state, seen) {
+                Err(Error::StaleRevision { .. }) if !ctx.expired() => {}
+                Err(error) => return Err(under_lock(error)),
+                Ok(revision) => {
+                    self.cache.own.note(id, revision);
+                    if let Some((stored, since)) = removed {
+                        let message = stored.metadata;
+                        let removed = Removed { message, since };
+                        self.removals.note(caller.process(), removed);
+                    }
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// What can't be made here: directories, links, devices.
@@ -275,7 +310,7 @@ impl Spool {
     }
 }
 
-fn under_lock(error: crate::backend::Error) -> Refusal {
+fn under_lock(error: Error) -> Refusal {
     error::refusal(error, Waiting::UnderDirectoryLock)
 }
 

@@ -10,6 +10,7 @@ use super::caller::Caller;
 use super::error::{Errno, Refusal};
 use super::repeats::Repeats;
 use crate::model::Timestamp;
+use crate::overview::lost_line;
 
 /// How many lines `errors` keeps.
 const LINES_MAX: usize = 1000;
@@ -160,11 +161,6 @@ impl TextCursor {
     }
 }
 
-/// A line of `events` that stands for changes that are missing in it.
-pub fn lost(reason: &str) -> String {
-    serde_json::json!({ "op": "lost", "reason": reason }).to_string()
-}
-
 fn fell_behind(bytes: u64) -> String {
     format!("this reader fell behind, and {bytes} bytes are gone")
 }
@@ -185,7 +181,9 @@ impl Default for Report {
     fn default() -> Report {
         Report {
             errors: TextLog::new(LINES_MAX, usize::MAX, fell_behind),
-            events: TextLog::new(usize::MAX, BYTES_MAX, |bytes| lost(&fell_behind(bytes))),
+            events: TextLog::new(usize::MAX, BYTES_MAX, |bytes| {
+                lost_line(&fell_behind(bytes))
+            }),
             stale: Mutex::default(),
             repeats: Repeats::default(),
         }

@@ -13,7 +13,7 @@ use super::operations::{Counted, Operation};
 use super::survey::Found;
 use super::tree::Snapshot;
 use super::{Errno, Options, Spool};
-use crate::backend::{Ages, Context, StateInfo};
+use crate::backend::{Ages, AuditLimits, AuditSize, Context, StateInfo};
 use crate::model::{QueueState, Timestamp};
 
 /// All that is known of a mount at one moment.
@@ -24,6 +24,8 @@ pub(super) struct Facts {
     /// `None` until somebody has waited for it, or where nobody looked.
     pub survey: Option<Found>,
     pub feed: Option<Lag>,
+    /// `None` in a store without an audit log.
+    pub audit: Option<(AuditSize, AuditLimits)>,
     pub caches: Caches,
     pub operations: Vec<(Operation, Counted)>,
 }
@@ -117,6 +119,10 @@ impl Spool {
             inexpressible: self.store.inexpressible(ctx)?,
             survey: self.survey.found(),
             feed,
+            audit: match self.store.audit() {
+                Some(log) => Some((log.size(ctx)?, log.limits(ctx)?)),
+                None => None,
+            },
             caches: Caches {
                 inodes: self.inodes.count() as u64,
                 handles: self.handles.count() as u64,
@@ -159,6 +165,13 @@ impl Spool {
             inexpressible: facts.inexpressible,
             unreadable: facts.survey.as_ref().map(|survey| survey.unreadable),
             feed: facts.feed,
+            audit: facts.audit.map(|(size, limits)| AuditStatus {
+                changes: size.rows,
+                bytes: size.bytes,
+                oldest: time(size.oldest),
+                keep_changes: limits.rows,
+                keep_seconds: limits.age.as_secs(),
+            }),
             kernel: KernelStatus {
                 names_valid_seconds: validity.names.as_secs_f64(),
                 attributes_valid_seconds: validity.attributes.as_secs_f64(),
@@ -189,9 +202,20 @@ struct Status<'a> {
     inexpressible: u64,
     unreadable: Option<u64>,
     feed: Option<Lag>,
+    audit: Option<AuditStatus>,
     kernel: KernelStatus,
     caches: Caches,
     refusals: BTreeMap<String, u64>,
+}
+
+/// How large the audit log is, and how long it is kept.
+#[derive(Serialize)]
+struct AuditStatus {
+    changes: u64,
+    bytes: u64,
+    oldest: Option<String>,
+    keep_changes: u64,
+    keep_seconds: u64,
 }
 
 /// How long the kernel may remember at present what nobody changes. Less than a minute: changes,

@@ -130,6 +130,7 @@ impl Import<'_> {
             document,
             opened: Opened::Absent,
             own: None,
+            replaces: None,
             now: Timestamp::now(),
         };
         let verdict = decide(Some(&stored), &write, || Ok::<_, Error>(false))?;

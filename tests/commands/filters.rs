@@ -110,5 +110,5 @@ fn headers_that_are_not_json_matter_only_to_a_filter_of_headers() {
     let output = list("--to '*@slow.example'");
     assert_eq!(output.stdout, "new\n");
     assert_eq!(output.status.code(), Some(3), "{output:?}");
-    output.fails("old: can't be read");
+    output.fails("old: it can't be read");
 }

@@ -11,7 +11,11 @@
 #[path = "../mount/support/mod.rs"]
 mod support;
 
+mod changing;
 mod filters;
+mod looks;
 mod places;
+mod put;
 mod transfer;
+mod undoing;
 mod upkeep;

@@ -6,12 +6,14 @@ use retryspoolfs::{
     Backend, Context, MessageId, MessageListOptions, MessageMetadata, QueueState, Timestamp,
 };
 
+mod apply;
 mod audit;
 mod calls;
 mod changes;
 mod feed;
 mod listing;
 
+pub use apply::*;
 pub use audit::*;
 pub use calls::*;
 pub use changes::*;
@@ -21,6 +23,7 @@ pub use listing::*;
 /// A spool that can be opened, closed and opened again; it ends with this value.
 pub struct Spool {
     open: Box<dyn Fn() -> Box<dyn Backend>>,
+    holds: fn(&str) -> bool,
     _directory: tempfile::TempDir,
 }
 
@@ -31,8 +34,20 @@ impl Spool {
     ) -> Spool {
         Spool {
             open: Box::new(open),
+            holds: |_| true,
             _directory: directory,
         }
+    }
+
+    /// Declares that the store can't hold every ID: it refuses the others as invalid, and has
+    /// none of them.
+    pub fn holding(self, holds: fn(&str) -> bool) -> Spool {
+        Spool { holds, ..self }
+    }
+
+    /// Whether the store can hold this ID.
+    pub fn holds(&self, id: &str) -> bool {
+        (self.holds)(id)
     }
 
     pub fn open(&self) -> Box<dyn Backend> {
@@ -74,10 +89,9 @@ macro_rules! conformance {
             a_passed_deadline_ends_a_call
             the_log_knows_earlier_revisions
             sync_and_space_answer
-            the_audit_log_tells_who_changed_what
-            the_audit_log_keeps_what_was_replaced
-            the_audit_log_is_searched
-            the_audit_log_is_bounded
+            apply_answers_each_by_itself
+            apply_makes_many
+            of_two_racing_appliers_each_message_has_one_winner
             one_of_two_racing_movers_wins
             one_of_two_racing_inserters_wins
             one_of_two_racing_editors_wins
@@ -85,6 +99,15 @@ macro_rules! conformance {
             a_feed_gives_pages_that_meet
             a_feed_waits_for_a_change_and_no_longer_than_its_deadline
             a_cursor_of_another_log_is_lost
+        }
+    };
+    // Those of a store that keeps an audit log.
+    (audit $store:ident, $spool:path) => {
+        $crate::contract::conformance! { @ $store, $spool,
+            the_audit_log_tells_who_changed_what
+            the_audit_log_keeps_what_was_replaced
+            the_audit_log_is_searched
+            the_audit_log_is_bounded
         }
     };
     (@ $store:ident, $spool:path, $($case:ident)*) => {

@@ -7,11 +7,18 @@
 mod badinput;
 mod caching;
 mod closes;
+mod directory;
 mod lifecycle;
 mod moves;
 mod others;
 mod race;
 mod scratch;
+mod soak;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the tests of commands and tools use the rest"
+)]
 mod support;
 mod tree;
 mod watched;

@@ -108,6 +108,25 @@ fn what_nobody_changes_is_not_asked_for_again() {
     });
 }
 
+/// A listing opens and reads the directory again, and asks for no file. (Of the directory itself
+/// the kernel asks once: it takes each reading for a new atime.)
+#[test]
+fn a_listing_of_what_nobody_changes_looks_nothing_up() {
+    let names: Vec<String> = (0..500).map(|n| format!("m{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mount = deferred(&names).mount("");
+    let script = r#"
+        requests() { grep -E 'operations_total.op="(lookup|getattr)"' .retryspool/metrics |
+            awk '{ sum += $2 } END { print sum }'; }
+        a=$(requests); b=$(requests); ls -l deferred > /dev/null; c=$(requests)
+        echo $(((c - b) - (b - a)))"#;
+    eventually("nothing is looked up", || mount.bash(script).ok() == "1");
+    mount.bash("mv deferred/m7.json hold/").ok();
+    let once = || mount.bash("ls -l deferred hold | grep -c json").ok();
+    assert_eq!(once(), "500");
+    eventually("again", || mount.bash(script).ok() == "1");
+}
+
 #[test]
 fn control_files_are_read_by_the_tools() {
     let spool = deferred(&["a", "b"]);

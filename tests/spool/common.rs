@@ -1,19 +1,22 @@
 //! A spool to test: the filesystem, a second connection to its store, and processes that call.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use retryspoolfs::backend::sqlite::SqliteFactory;
+use retryspoolfs::backend::locator::{Locator, OpenOptions};
 use retryspoolfs::spool::{
     Attr, Caller, Errno, OpenMode, Options, Ownership, RenameFlags, Result, Spool,
 };
-use retryspoolfs::{Backend, Context, MessageId, MessageMetadata, QueueState, Timestamp, document};
+use retryspoolfs::{
+    Backend, Context, MessageId, MessageMetadata, PlainName, QueueState, Timestamp, document,
+};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use super::DIRECTORY;
 use super::steps::{Stepped, Steps};
 pub use QueueState::{Active, Archived, Bounce, Deferred, Hold, Incoming};
 
@@ -117,6 +120,22 @@ pub struct Mounted {
     _file: Arc<StoreFile>,
 }
 
+/// The name of a store's file or directory.
+const NAME: &str = if DIRECTORY { "meta" } else { "queue.db" };
+
+fn open(path: &Path, create: bool, read_only: bool) -> Arc<dyn Backend> {
+    let locator = match DIRECTORY {
+        true => Locator::Dir(path.into()),
+        false => Locator::Sqlite(path.into()),
+    };
+    let options = OpenOptions {
+        create,
+        read_only,
+        ..OpenOptions::default()
+    };
+    locator.open(options).unwrap().into()
+}
+
 /// A store's file, opened twice: for the mount, and for another program.
 pub struct StoreFile {
     dir: TempDir,
@@ -127,8 +146,7 @@ pub struct StoreFile {
 impl StoreFile {
     pub fn new() -> StoreFile {
         let dir = tempfile::tempdir().unwrap();
-        let factory = SqliteFactory::create_if_missing(dir.path().join("queue.db"));
-        let open = || Arc::new(factory.open().unwrap());
+        let open = || open(&dir.path().join(NAME), true, false);
         StoreFile {
             inner: open(),
             store: open(),
@@ -165,7 +183,7 @@ pub fn mounted_with(adjust: impl FnOnce(&mut Options)) -> Mounted {
 
 /// A mount over a file that had mounts before.
 pub fn mounted_over(file: Arc<StoreFile>, adjust: impl FnOnce(&mut Options)) -> Mounted {
-    let scratch_dir = file.dir.path().join("queue.db.scratch");
+    let scratch_dir = file.dir.path().join(format!("{NAME}.scratch"));
     let mut options = options();
     options.scratch_dir = Some(scratch_dir.clone());
     adjust(&mut options);
@@ -177,7 +195,7 @@ pub fn mounted_over(file: Arc<StoreFile>, adjust: impl FnOnce(&mut Options)) -> 
     Mounted {
         spool: Spool::new(Box::new(store), options),
         store: file.store.clone(),
-        path: file.dir.path().join("queue.db"),
+        path: file.dir.path().join(NAME),
         scratch_dir,
         steps,
         _file: file,
@@ -188,8 +206,21 @@ pub fn mounted_over(file: Arc<StoreFile>, adjust: impl FnOnce(&mut Options)) -> 
 pub fn again(mounted: &Mounted, adjust: impl FnOnce(&mut Options)) -> Spool {
     let mut options = options();
     adjust(&mut options);
-    let factory = SqliteFactory::new(&mounted.path).read_only(options.read_only);
-    Spool::new(Box::new(factory.open().unwrap()), options)
+    let store = Stepped {
+        inner: open(&mounted.path, false, options.read_only),
+        steps: Arc::default(),
+    };
+    Spool::new(Box::new(store), options)
+}
+
+fn behind_now(seconds: i64) -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::new(now.seconds() - seconds, now.nanos()).unwrap()
+}
+
+/// Whether the store can hold this ID: a directory holds what RetrySpool can name a file by.
+pub fn holds(name: &str) -> bool {
+    !DIRECTORY || PlainName::of_id(&id(name)).is_ok()
 }
 
 /// A message with round times.
@@ -239,6 +270,92 @@ impl Mounted {
     /// Another program moves a message.
     pub fn shift(&self, name: &str, from: QueueState, to: QueueState) {
         self.store.relocate(&ctx(), &id(name), from, to).unwrap();
+    }
+
+    /// RetrySpool stores a message whatever is there, by a clock that is so many seconds behind;
+    /// gives the Updated that it wrote.
+    pub fn retryspool_stores(
+        &self,
+        name: &str,
+        state: QueueState,
+        attempts: i64,
+        behind: i64,
+    ) -> Timestamp {
+        if DIRECTORY {
+            let updated = behind_now(behind);
+            let message = MessageMetadata {
+                attempts,
+                updated,
+                ..message(name, state)
+            };
+            self.retryspool_writes(&message);
+            return updated;
+        }
+        let sql = "INSERT OR REPLACE INTO messages (id, state, attempts, max_attempts, \
+             next_retry, created, updated, last_error, size, priority, headers, \
+             retry_policy_name) \
+             VALUES (?1, ?2, ?3, 10, -62135596800, 1750000000, ?4, '', 0, 5, '{}', '')";
+        let now = Timestamp::now().seconds() - behind;
+        let row = (name, state.number(), attempts, now);
+        self.sql().execute(sql, row).unwrap();
+        self.stored(name).unwrap().updated
+    }
+
+    /// RetrySpool moves a message if it is there, and gives the Updated that it wrote.
+    pub fn retryspool_moves(
+        &self,
+        name: &str,
+        from: QueueState,
+        to: QueueState,
+        behind: i64,
+    ) -> Option<Timestamp> {
+        if DIRECTORY {
+            let found = self.stored(name).filter(|found| found.state == from)?;
+            let updated = behind_now(behind);
+            self.retryspool_writes(&MessageMetadata {
+                state: to,
+                updated,
+                ..found
+            });
+            return Some(updated);
+        }
+        let sql = "UPDATE messages SET state=?, updated=?, headers=? WHERE id=? AND state=?";
+        let now = Timestamp::now().seconds() - behind;
+        let row = (to.number(), now, "{}", name, from.number());
+        match self.sql().execute(sql, row).unwrap() {
+            0 => None,
+            _ => Some(self.stored(name).unwrap().updated),
+        }
+    }
+
+    /// What RetrySpool's filesystem store does to replace or move: the new file gets its name,
+    /// then the old one goes.
+    fn retryspool_writes(&self, message: &MessageMetadata) {
+        let file = |state: QueueState| {
+            let name = PlainName::of_id(&message.id).unwrap();
+            self.path.join(state.as_str()).join(name)
+        };
+        let before = self.stored(message.id.as_str()).map(|found| found.state);
+        let new = file(message.state);
+        let half = new.with_extension("json.tmp.1a2b3c4d");
+        std::fs::write(&half, document::render(message)).unwrap();
+        std::fs::rename(&half, &new).unwrap();
+        if let Some(old) = before.filter(|old| *old != message.state) {
+            std::fs::remove_file(file(old)).unwrap();
+        }
+    }
+
+    /// Removes every message, past the store where that is faster.
+    pub fn clear(&self) {
+        if !DIRECTORY {
+            self.sql().execute("DELETE FROM messages", []).unwrap();
+            return;
+        }
+        for state in QueueState::ALL {
+            for id in self.store.scan(&ctx(), state, None, usize::MAX).unwrap() {
+                self.store.delete_meta(&ctx(), &id).unwrap();
+            }
+        }
     }
 
     /// A connection of a program that knows nothing of us.

@@ -11,8 +11,11 @@ use retryspoolfs::{QueueState, document};
 use super::common::*;
 use case::Case;
 
+#[path = "model/case.rs"]
 mod case;
+#[path = "model/expected.rs"]
 mod expected;
+#[path = "model/writers.rs"]
 mod writers;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];

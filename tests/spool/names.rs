@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::common::*;
-use retryspoolfs::spool::Errno::{EEXIST, EISDIR, ENOENT, ENOTDIR, EPERM};
+use retryspoolfs::spool::Errno::{EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, EPERM};
 
 #[test]
 fn a_message_is_in_one_directory() {
@@ -30,6 +30,14 @@ fn an_id_has_one_name() {
         ("%2f", "%252f.json"),
         ("#x.json#", "#x.json#.json"),
     ] {
+        if !holds(name) {
+            assert_eq!(
+                errno(m.overwrite(&me(), Hold, file, &new_document(name))),
+                EINVAL
+            );
+            assert!(!m.sees(&me(), Hold, file), "{file}");
+            continue;
+        }
         m.put(name, Hold);
         assert!(m.sees(&me(), Hold, file), "{file}");
         assert!(m.list(Hold).contains(&file.to_owned()));

@@ -33,6 +33,7 @@ impl Steps {
 
     /// Runs something once, when the store has answered the next call of that name and nobody has
     /// the answer yet, by the calling thread.
+    #[allow(dead_code, reason = "some tests of one store use it alone")]
     pub fn afterwards(&self, call: &'static str, hook: Hook) {
         *self.afterwards.lock().unwrap() = Some((call, hook));
     }

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 
 use super::recount::Mend;
 use super::{audit, row, schema};
-use crate::backend::{AuditLimits, Error, Result};
+use crate::backend::{AuditLimits, Error, Proposal, Result};
 use crate::model::{MessageId, MessageMetadata, QueueState, Revision, Timestamp};
 
 /// What a caller gets: the revision that its change made.
@@ -37,6 +37,7 @@ pub enum Change {
     Relocate {
         id: MessageId,
         from: QueueState,
+        seen: Option<Revision>,
         to: QueueState,
     },
     /// `remove`
@@ -60,6 +61,34 @@ const NO_REVISION: Answer = Ok(Revision {
     updated: Timestamp::ZERO,
     tag: 0,
 });
+
+impl From<Proposal> for Change {
+    fn from(proposal: Proposal) -> Change {
+        match proposal {
+            Proposal::Insert(metadata) => Change::Insert(metadata),
+            Proposal::Replace {
+                from,
+                seen,
+                metadata,
+            } => Change::Replace {
+                from,
+                seen,
+                metadata,
+            },
+            Proposal::Move { id, from, seen, to } => Change::Relocate {
+                id,
+                from,
+                seen: Some(seen),
+                to,
+            },
+            Proposal::Remove { id, from, seen } => Change::Remove {
+                id,
+                from,
+                seen: Some(seen),
+            },
+        }
+    }
+}
 
 /// How many doubtful rows one [`Change::Settle`] moves: about a millisecond's worth.
 const SETTLED_AT_ONCE: u32 = 64;
@@ -93,7 +122,7 @@ impl Change {
                 seen,
                 metadata,
             } => replace(conn, *from, *seen, metadata),
-            Change::Relocate { id, from, to } => relocate(conn, id, *from, *to),
+            Change::Relocate { id, from, seen, to } => relocate(conn, id, *from, *seen, *to),
             Change::Remove { id, from, seen } => remove(conn, id, *from, *seen),
             Change::Settle => settle_some(conn).map(|()| NO_REVISION),
             Change::Mend(mend) => mend.run(conn).map(|()| NO_REVISION),
@@ -105,6 +134,10 @@ impl Change {
 
 /// What the side tables know of the row: NULL if nothing.
 const KNOWN_SECS: &str = "(SELECT max(r.secs) FROM rs_message r WHERE r.id = :id AND r.state IN (0, 1, 2, 3, 4, 5, 6, 7))";
+
+/// Holds at the revision that the caller saw, or if it names none.
+const AT_SEEN: &str = "(:seen_secs IS NULL OR EXISTS (SELECT 1 FROM rs_message r \
+     WHERE r.state = :from AND r.id = :id AND r.secs = :seen_secs AND r.nanos = :seen_nanos))";
 
 /// RetrySpool's `updated` never goes back, so that its readers see each change: it becomes the
 /// proposed second, or that of the revision so far if this is later.
@@ -221,8 +254,7 @@ fn replace(
 ) -> rusqlite::Result<Answer> {
     settle(conn, &metadata.id)?;
     let sql = format!(
-        "UPDATE messages SET {}, created = :created WHERE id = :id AND state = :from AND EXISTS (\
-         SELECT 1 FROM rs_message r WHERE r.state = :from AND r.id = :id AND r.secs = :seen_secs AND r.nanos = :seen_nanos)",
+        "UPDATE messages SET {}, created = :created WHERE id = :id AND state = :from AND {AT_SEEN}",
         assignments()
     );
     match execute(conn, &sql, metadata, Some((from, seen)))? {
@@ -235,15 +267,16 @@ fn relocate(
     conn: &Connection,
     id: &MessageId,
     from: QueueState,
+    seen: Option<Revision>,
     to: QueueState,
 ) -> rusqlite::Result<Answer> {
     settle(conn, id)?;
     if from == to {
-        return diagnose(conn, id, from, None);
+        return diagnose(conn, id, from, seen);
     }
     let now = Timestamp::now();
     let sql = format!(
-        "UPDATE messages SET state = :to, updated = {} WHERE id = :id AND state = :from",
+        "UPDATE messages SET state = :to, updated = {} WHERE id = :id AND state = :from AND {AT_SEEN}",
         updated()
     );
     let values = named_params! {
@@ -251,9 +284,11 @@ fn relocate(
         ":from": from.number(),
         ":to": to.number(),
         ":updated": now.seconds(),
+        ":seen_secs": seen.map(|seen| seen.updated.seconds()),
+        ":seen_nanos": seen.map(|seen| seen.updated.nanos()),
     };
     match conn.prepare_cached(&sql)?.execute(values)? {
-        0 => diagnose(conn, id, from, None),
+        0 => diagnose(conn, id, from, seen),
         _ => made(conn, now, Exact::default(), id).map(Ok),
     }
 }
@@ -268,12 +303,11 @@ fn remove(
     let values = named_params! {
         ":id": id.as_str(),
         ":from": from.number(),
-        ":secs": seen.map(|seen| seen.updated.seconds()),
-        ":nanos": seen.map(|seen| seen.updated.nanos()),
+        ":seen_secs": seen.map(|seen| seen.updated.seconds()),
+        ":seen_nanos": seen.map(|seen| seen.updated.nanos()),
     };
-    let sql = "DELETE FROM messages WHERE id = :id AND state = :from AND (:secs IS NULL OR EXISTS (\
-         SELECT 1 FROM rs_message r WHERE r.state = :from AND r.id = :id AND r.secs = :secs AND r.nanos = :nanos))";
-    match conn.prepare_cached(sql)?.execute(values)? {
+    let sql = format!("DELETE FROM messages WHERE id = :id AND state = :from AND {AT_SEEN}");
+    match conn.prepare_cached(&sql)?.execute(values)? {
         0 => diagnose(conn, id, from, seen),
         _ => Ok(Ok(newest(conn)?.revision)),
     }

@@ -16,10 +16,10 @@ use rusqlite::{Connection, OptionalExtension};
 use super::error::from_sqlite;
 use super::open::{self, Access, Place};
 use super::{row, schema, views};
-use crate::backend::{Ages, Result, Selected, StateInfo};
+use crate::backend::{Ages, Result, StateInfo};
 use crate::model::{
-    Filter, MessageId, MessageListOptions, MessageListResult, QueueState, Revision, SortBy,
-    SortOrder, Stored, Timestamp,
+    MessageId, MessageListOptions, MessageListResult, QueueState, SortBy, SortOrder, Stored,
+    Timestamp,
 };
 
 /// How many idle connections are kept.
@@ -207,16 +207,6 @@ pub fn scan(
     .collect()
 }
 
-fn scan_stored_sql() -> String {
-    [
-        "SELECT ",
-        row::COLUMNS,
-        ", r.id FROM rs_message r LEFT JOIN messages m ON m.id = r.id \
-         WHERE r.state = ?1 AND r.id > ?2 ORDER BY r.id LIMIT ?3",
-    ]
-    .concat()
-}
-
 /// Messages of a state after a cursor.
 pub fn scan_stored(
     conn: &Connection,
@@ -225,86 +215,18 @@ pub fn scan_stored(
     limit: usize,
 ) -> rusqlite::Result<Vec<(MessageId, Result<Stored>)>> {
     let after = after.map_or("", MessageId::as_str);
-    conn.prepare_cached(&scan_stored_sql())?
+    let sql = [
+        "SELECT ",
+        row::COLUMNS,
+        ", r.id FROM rs_message r LEFT JOIN messages m ON m.id = r.id \
+         WHERE r.state = ?1 AND r.id > ?2 ORDER BY r.id LIMIT ?3",
+    ]
+    .concat();
+    conn.prepare_cached(&sql)?
         .query_map((state.number(), after, limit_of(limit)), |row| {
             Ok((row::id_at(row, 18)?, row::stored(row)?))
         })?
         .collect()
-}
-
-/// How many messages a selection looks at in one call: some 50 ms.
-const LOOKED_AT: i64 = 20_000;
-
-/// See [`Backend::select`](crate::backend::Backend::select).
-pub fn select(
-    conn: &Connection,
-    state: QueueState,
-    filter: &Filter,
-    after: Option<&MessageId>,
-    limit: usize,
-) -> rusqlite::Result<Selected<(MessageId, Revision)>> {
-    // Headers are read only for a filter that names them: they take most of a row's time.
-    let read = match filter.headers.is_empty() {
-        true => row::without_headers,
-        false => row::stored,
-    };
-    let found = choose(conn, state, filter, after, limit, read)?;
-    Ok(found.map(|stored| (stored.metadata.id, stored.revision)))
-}
-
-/// See [`Backend::select_stored`](crate::backend::Backend::select_stored).
-pub fn select_stored(
-    conn: &Connection,
-    state: QueueState,
-    filter: &Filter,
-    after: Option<&MessageId>,
-    limit: usize,
-) -> rusqlite::Result<Selected<Stored>> {
-    choose(conn, state, filter, after, limit, |row| {
-        // Most rows are none of the chosen.
-        if filter.headers.is_empty()
-            && let Ok(stored) = row::without_headers(row)?
-            && !filter.matches(&stored.metadata)
-        {
-            return Ok(Ok(stored));
-        }
-        row::stored(row)
-    })
-}
-
-fn choose(
-    conn: &Connection,
-    state: QueueState,
-    filter: &Filter,
-    after: Option<&MessageId>,
-    limit: usize,
-    read: impl Fn(&rusqlite::Row<'_>) -> rusqlite::Result<Result<Stored>>,
-) -> rusqlite::Result<Selected<Stored>> {
-    let after = after.map_or("", MessageId::as_str);
-    let mut query = conn.prepare_cached(&scan_stored_sql())?;
-    let mut rows = query.query((state.number(), after, LOOKED_AT))?;
-    let mut found = Selected::default();
-    let mut looked_at = 0;
-    while let Some(row) = rows.next()? {
-        looked_at += 1;
-        let message = read(row)?;
-        let chosen = match &message {
-            Ok(stored) => filter.matches(&stored.metadata),
-            Err(_) => true,
-        };
-        let full = chosen && found.messages.len() + 1 >= limit;
-        let next = (full || looked_at == LOOKED_AT).then(|| row::id_at(row, 18));
-        match message {
-            Ok(stored) if chosen => found.messages.push(stored),
-            Ok(_) => {}
-            Err(_) => found.unreadable.push(row::id_at(row, 18)?),
-        }
-        if let Some(next) = next {
-            found.next = Some(next?);
-            break;
-        }
-    }
-    Ok(found)
 }
 
 fn limit_of(limit: usize) -> i64 {

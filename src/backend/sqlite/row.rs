@@ -18,6 +18,9 @@ pub const COLUMNS: &str = "m.id, m.state, m.attempts, m.max_attempts, m.next_ret
      m.last_error, m.size, m.priority, m.headers, m.retry_policy_name, m.updated, r.secs, r.nanos, \
      r.created_secs, r.created_nanos, r.retry_secs, r.retry_nanos";
 
+/// How many columns that is.
+pub const COUNT: usize = 18;
+
 /// The message in a row of [`COLUMNS`]. The outer error is SQLite's, the inner one the row's.
 pub fn stored(row: &Row<'_>) -> rusqlite::Result<Result<Stored>> {
     read(row, true)
@@ -57,6 +60,11 @@ fn read(row: &Row<'_>, headers: bool) -> rusqlite::Result<Result<Stored>> {
         })
     };
     Ok(read().map_err(|why| Error::Corrupt(format!("the stored message can't be read: {why}"))))
+}
+
+/// The headers in a column; an error tells why they can't be read.
+pub fn headers(row: &Row<'_>, at: usize) -> std::result::Result<BTreeMap<String, String>, String> {
+    Fields(row).headers(at)
 }
 
 /// The ID in column 0, which the side tables found expressible.

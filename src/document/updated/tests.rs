@@ -51,6 +51,7 @@ struct Case {
     state: QueueState,
     opened: Opened,
     own: Option<Own>,
+    replaces: Option<Timestamp>,
     keys: &'static str,
     updated: Option<Timestamp>,
     was_revision: bool,
@@ -64,6 +65,7 @@ impl Case {
             state: Deferred,
             opened: Opened::Not,
             own: None,
+            replaces: None,
             keys,
             updated,
             was_revision: false,
@@ -77,6 +79,7 @@ impl Case {
             document: &document(self.keys, self.updated),
             opened: self.opened,
             own: self.own,
+            replaces: self.replaces,
             now: now(),
         };
         let verdict = decide(self.stored.as_ref(), &write, || {
@@ -131,6 +134,24 @@ fn nothing_is_stored() {
         ..Case::new(CHANGED, None)
     };
     assert_eq!(removed_meanwhile.decide(), Verdict::Stale);
+}
+
+#[test]
+fn what_replaces_a_removed_message_is_later_than_it() {
+    for (removed, updated, becomes) in [
+        (at(100, 5), Some(at(100, 5)), at(100, 6)),
+        (at(100, 5), Some(at(-5, 0)), at(100, 6)),
+        (at(100, 5), Some(at(200, 0)), at(200, 0)),
+        (at(100, 5), None, now()),
+        (at(NOW + 9, 0), None, at(NOW + 9, 1)),
+    ] {
+        let case = Case {
+            stored: None,
+            replaces: Some(removed),
+            ..Case::new(CHANGED, updated)
+        };
+        assert_eq!(case.decide(), inserted(becomes), "{updated:?}");
+    }
 }
 
 #[test]
@@ -324,6 +345,7 @@ fn the_log_is_asked_only_where_the_rule_needs_it() {
             document: &document(CHANGED, Some(updated)),
             opened: Opened::Not,
             own: None,
+            replaces: None,
             now: now(),
         };
         decide(Some(&stored(current)), &write, || Err("asked"))

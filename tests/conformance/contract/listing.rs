@@ -1,10 +1,11 @@
 //! Counts, scans and listings.
 
 use retryspoolfs::QueueState::{Active, Archived, Bounce, Deferred, Hold};
-use retryspoolfs::backend::Pages;
+use retryspoolfs::backend::{Pages, Selected};
 use retryspoolfs::model::Filter;
 use retryspoolfs::{
-    Error, MessageId, MessageListOptions, MessageMetadata, QueueState, SortBy, SortOrder, Timestamp,
+    Backend, Error, MessageId, MessageListOptions, MessageMetadata, QueueState, Revision, SortBy,
+    SortOrder, Timestamp,
 };
 
 use super::{Spool, T0, all, count, ctx, id, message, names, time};
@@ -75,12 +76,14 @@ pub fn scan_pages_in_byte_order(spool: &Spool) {
     ]
     .map(id)
     .into();
+    expected.retain(|id| spool.holds(id.as_str()));
     for id in &expected {
         store.insert(&ctx(), &message(id.as_str(), Hold)).unwrap();
     }
     store.insert(&ctx(), &message("elsewhere", Active)).unwrap();
     expected.sort();
-    for limit in [1, 2, 3, 5, 13, 14, 15] {
+    let all = expected.len();
+    for limit in [1, 2, 3, 5, all - 1, all, all + 1] {
         let mut got = Vec::new();
         loop {
             let page = store.scan(&ctx(), Hold, got.last(), limit).unwrap();
@@ -127,7 +130,17 @@ pub fn a_selection_is_what_the_filter_means(spool: &Spool) {
     for message in &messages {
         store.insert(&ctx(), message).unwrap();
     }
-    store.insert(&ctx(), &message("elsewhere", Hold)).unwrap();
+    // Among few messages of other states, and among many.
+    for elsewhere in [0..1, 1..100] {
+        for n in elsewhere {
+            let elsewhere = message(&format!("elsewhere-{n}"), Hold);
+            store.insert(&ctx(), &elsewhere).unwrap();
+        }
+        selects_what_is_meant(&*store, &messages);
+    }
+}
+
+fn selects_what_is_meant(store: &dyn Backend, messages: &[MessageMetadata]) {
     let glob = |text: &str| Some(text.parse().unwrap());
     let all = Filter::default;
     let t = |nanos| Some(time(T0 + 3, nanos));
@@ -152,6 +165,15 @@ pub fn a_selection_is_what_the_filter_means(spool: &Spool) {
         },
         Filter {
             updated_before: Some(time(T0 + 110, 2)),
+            ..all()
+        },
+        Filter {
+            touched_since: Some(time(T0 + 115, 2)),
+            ..all()
+        },
+        Filter {
+            touched_since: Some(time(T0 + 115, 1)),
+            error: glob("45*"),
             ..all()
         },
         Filter {
@@ -201,7 +223,8 @@ pub fn a_selection_is_what_the_filter_means(spool: &Spool) {
             !meant.is_empty() && (meant.len() < 24 || filter.is_empty()),
             "{filter:?}"
         );
-        let found = store.select(&ctx(), Deferred, &filter, None, 100).unwrap();
+        let mut found = store.select(&ctx(), Deferred, &filter, None, 100).unwrap();
+        found.messages.sort_by(|a, b| a.0.cmp(&b.0));
         assert_eq!((&found.next, &found.unreadable), (&None, &vec![]));
         let ids: Vec<&MessageId> = found.messages.iter().map(|(id, _)| id).collect();
         assert_eq!(ids, meant, "{filter:?}");
@@ -238,19 +261,43 @@ pub fn a_selection_goes_on_from_its_cursor(spool: &Spool) {
         attempts: Some(1..=1),
         ..Filter::default()
     };
+    let ids =
+        |page: Selected<(MessageId, Revision)>| page.messages.into_iter().map(|found| found.0);
     for limit in [1, 3, 10, 100] {
         let mut found = Vec::new();
         for page in Pages::of(&*store, &[Hold, Deferred], &odd, limit) {
             let (state, page) = page.unwrap();
             assert!(page.messages.len() <= limit);
-            found.extend(page.messages.into_iter().map(|(id, _)| (state, id)));
+            found.extend(ids(page).map(|id| (state, id)));
         }
+        assert_eq!(
+            found[..10]
+                .iter()
+                .filter(|(state, _)| *state == Hold)
+                .count(),
+            10
+        );
+        found.sort_by(|a, b| (b.0, &a.1).cmp(&(a.0, &b.1)));
         assert_eq!(found, expected, "{limit} at a time");
+        let mut found = Vec::new();
+        for page in Pages::stored(&*store, &[Hold, Deferred], &odd, limit) {
+            let (state, page) = page.unwrap();
+            found.extend(
+                page.messages
+                    .into_iter()
+                    .map(|stored| (state, stored.metadata.id)),
+            );
+        }
+        assert_eq!(found, expected, "whole messages come in the order of IDs");
     }
-    // The cursor need not be there, nor be one of the chosen.
-    let after = id("hold-16x");
-    let found = store.select(&ctx(), Hold, &odd, Some(&after), 9).unwrap();
-    assert_eq!(found.messages[0].0, id("hold-17"));
+    // A message that was there when the selection began is met, whatever leaves meanwhile.
+    let first = store.select(&ctx(), Hold, &odd, None, 5).unwrap();
+    let gone = first.messages[4].0.clone();
+    store.delete_meta(&ctx(), &gone).unwrap();
+    let rest = store
+        .select(&ctx(), Hold, &odd, first.next.as_ref(), 100)
+        .unwrap();
+    assert_eq!((ids(first).count(), ids(rest).count()), (5, 5));
 }
 
 pub fn scan_stored_gives_what_get_gives(spool: &Spool) {
@@ -440,7 +487,28 @@ pub fn strange_ids_are_ordinary(spool: &Spool) {
         "１",
         "\u{feff}x",
     ];
-    for name in strange {
+    let (strange, refused): (Vec<&str>, Vec<&str>) =
+        strange.into_iter().partition(|name| spool.holds(name));
+    for name in refused {
+        let (id, metadata) = (id(name), message(name, Hold));
+        for stored in [
+            store.insert(&ctx(), &metadata).map(drop),
+            store.store_meta(&ctx(), &id, &metadata),
+        ] {
+            assert!(matches!(stored, Err(Error::InvalidId(_))), "{stored:?}");
+        }
+        for found in [
+            store.update_meta(&ctx(), &id, &metadata),
+            store.delete_meta(&ctx(), &id),
+            store.move_to_state(&ctx(), &id, Hold, Active),
+            store.remove(&ctx(), &id, Hold, None).map(drop),
+        ] {
+            assert!(matches!(found, Err(Error::NotFound)), "{found:?}");
+        }
+        assert_eq!(store.get(&ctx(), &id).unwrap(), None);
+        assert_eq!(store.locate(&ctx(), &id).unwrap(), None);
+    }
+    for name in &strange {
         let first = store.insert(&ctx(), &message(name, Hold)).unwrap();
         assert!(
             matches!(
@@ -456,7 +524,7 @@ pub fn strange_ids_are_ordinary(spool: &Spool) {
         let moved = store.relocate(&ctx(), &id(name), Hold, Bounce).unwrap();
         assert!(moved.updated > first.updated);
     }
-    let mut expected: Vec<MessageId> = strange.map(id).into();
+    let mut expected: Vec<MessageId> = strange.iter().map(|name| id(name)).collect();
     expected.sort();
     assert_eq!(store.scan(&ctx(), Bounce, None, 99).unwrap(), expected);
     assert_eq!(count(&*store, Bounce), strange.len() as u64);

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use retryspoolfs::QueueState::{Active, Deferred, Hold};
+use retryspoolfs::backend::Proposal;
 use retryspoolfs::backend::sqlite::faults::Point;
 use retryspoolfs::backend::sqlite::{SqliteBackend, SqliteFactory};
 use retryspoolfs::{Backend, Context, Error};
@@ -89,6 +90,53 @@ fn concurrent_writes_share_a_commit_and_have_their_own_results() {
     // One, but for a machine so slow that the transaction's time was over first.
     assert!(after.commits - before.commits < 4, "{before:?} {after:?}");
     assert_eq!(store.state_info(&ctx(), Hold).unwrap().count, 4);
+}
+
+#[test]
+fn many_changes_leave_others_their_turn() {
+    let (directory, store) = spool();
+    let seen: Vec<_> = (0..1000)
+        .map(|n| {
+            let message = message(&format!("m{n:04}"), Deferred);
+            let seen = store.insert(&ctx(), &message).unwrap();
+            (message.id, seen)
+        })
+        .collect();
+    let moves: Vec<_> = seen
+        .into_iter()
+        .map(|(id, seen)| Proposal::Move {
+            id,
+            from: Deferred,
+            seen,
+            to: Hold,
+        })
+        .collect();
+    let before = store.counters();
+    let ended = AtomicBool::new(false);
+    let between = thread::scope(|scope| {
+        let others = scope.spawn(|| {
+            let other = connect(&directory.path().join("queue.db"));
+            // Each of its transactions that ran between two of ours has seen some moved, not all.
+            let mut between = 0;
+            while !ended.load(Ordering::Relaxed) && between == 0 {
+                other.execute_batch("BEGIN IMMEDIATE").unwrap();
+                let held = "SELECT count(*) FROM messages WHERE state = 3";
+                let held: i64 = other.query_row(held, [], |row| row.get(0)).unwrap();
+                other.execute_batch("COMMIT").unwrap();
+                between += u32::from((1..1000).contains(&held));
+            }
+            between
+        });
+        let ctx = Context::within(Duration::from_secs(120));
+        let answers = store.apply(&ctx, &moves);
+        ended.store(true, Ordering::Relaxed);
+        assert!(answers.iter().all(Result::is_ok));
+        others.join().unwrap()
+    });
+    assert!(between > 0, "no other writer came between");
+    let commits = store.counters().commits - before.commits;
+    assert!(commits > 2 && commits < 1000, "{commits} transactions");
+    assert_eq!(store.state_info(&ctx(), Hold).unwrap().count, 1000);
 }
 
 #[test]

@@ -240,5 +240,10 @@ fn locators_open_what_they_spell() {
     Locator::Sqlite(uri.clone()).open(create).unwrap();
     assert!(uri.exists());
     assert!(Locator::parse("".as_ref()).is_err() && Locator::parse("sqlite:".as_ref()).is_err());
-    assert!(Locator::parse("dir:/var/spool/q".as_ref()).is_err());
+    assert!(Locator::parse("dir:".as_ref()).is_err());
+    assert!(Locator::parse("postgres://h/q".as_ref()).is_err());
+    let dir = directory.path();
+    let bare = Locator::parse(dir.as_os_str()).unwrap();
+    assert_eq!(bare, Locator::Dir(dir.into()));
+    assert_eq!(bare, bare.to_string().parse().unwrap());
 }

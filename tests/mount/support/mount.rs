@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::shell::PATH;
-use super::{DEADLINE, Output, Script, Spool, eventually};
+use super::{DEADLINE, Output, Script, Spool, eventually, soak};
 
 /// No test needs a mount for longer. Past it the daemon is killed, so that calls of the test itself
 /// that hang in the mount end too, with an error.
@@ -111,7 +111,7 @@ impl Mount {
     /// Kills the daemon of a test that hangs.
     fn guard(&self) {
         let daemon = Arc::downgrade(&self.daemon);
-        let ends = Instant::now() + LIFETIME;
+        let ends = Instant::now() + LIFETIME + soak();
         std::thread::spawn(move || {
             while Instant::now() < ends {
                 std::thread::sleep(Duration::from_millis(500));

@@ -35,10 +35,19 @@ pub fn message(id: &str, state: QueueState) -> MessageMetadata {
     }
 }
 
-/// A SQLite spool; its directory goes when the last handle of it does.
+/// A spool; its directory goes when the last handle of it does.
 #[derive(Clone)]
 pub struct Spool {
     dir: Arc<TempDir>,
+    kind: Kind,
+}
+
+/// The kinds of spools.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Sqlite,
+    /// RetrySpool's own directory.
+    Directory,
 }
 
 impl Spool {
@@ -47,17 +56,27 @@ impl Spool {
         Spool::with([])
     }
 
-    /// One with these messages.
+    /// A SQLite spool with these messages.
     pub fn with(messages: impl IntoIterator<Item = MessageMetadata>) -> Spool {
+        Spool::of(Kind::Sqlite, messages)
+    }
+
+    /// RetrySpool's own directory with these messages.
+    pub fn directory(messages: impl IntoIterator<Item = MessageMetadata>) -> Spool {
+        Spool::of(Kind::Directory, messages)
+    }
+
+    fn of(kind: Kind, messages: impl IntoIterator<Item = MessageMetadata>) -> Spool {
         let spool = Spool {
             dir: Arc::new(tempfile::tempdir().unwrap()),
+            kind,
         };
         std::fs::create_dir(spool.work()).unwrap();
         let options = OpenOptions {
             create: true,
             ..OpenOptions::default()
         };
-        let store = Locator::Sqlite(spool.path()).open(options).unwrap();
+        let store = spool.locator().open(options).unwrap();
         for message in messages {
             store.insert(&ctx(), &message).unwrap();
         }
@@ -65,9 +84,19 @@ impl Spool {
         spool
     }
 
-    /// Its file.
+    /// Its file or directory.
     pub fn path(&self) -> PathBuf {
-        self.dir().join("queue.db")
+        self.dir().join(match self.kind {
+            Kind::Sqlite => "queue.db",
+            Kind::Directory => "meta",
+        })
+    }
+
+    fn locator(&self) -> Locator {
+        match self.kind {
+            Kind::Sqlite => Locator::Sqlite(self.path()),
+            Kind::Directory => Locator::Dir(self.path()),
+        }
     }
 
     /// The directory that all of a test's files are in.
@@ -100,8 +129,7 @@ impl Spool {
 
     /// The library's view of it.
     pub fn open(&self) -> Box<dyn Backend> {
-        let locator = Locator::Sqlite(self.path());
-        locator.open(OpenOptions::default()).unwrap()
+        self.locator().open(OpenOptions::default()).unwrap()
     }
 
     /// Another process's view of it.
@@ -150,8 +178,14 @@ impl Spool {
         .collect()
     }
 
-    /// How many rows SQL counts in the state.
+    /// How many rows SQL counts in the state, or how many files there are.
     pub fn count(&self, state: QueueState) -> u64 {
+        if self.kind == Kind::Directory {
+            let files = std::fs::read_dir(self.path().join(state.as_str())).unwrap();
+            let names = files.map(|file| file.unwrap().file_name());
+            let messages = names.filter(|n| n.to_str().unwrap().ends_with(".json"));
+            return messages.count() as u64;
+        }
         let query = "SELECT count(*) FROM messages WHERE state = ?";
         let count: i64 = self
             .sql()

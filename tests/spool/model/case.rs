@@ -6,9 +6,10 @@ use retryspoolfs::spool::Errno::{self, EBADMSG, EEXIST, EINVAL, ENOENT, EPERM};
 use retryspoolfs::spool::{OpenMode, RenameFlags, Result};
 use retryspoolfs::{QueueState, Timestamp};
 
-use super::expected::{Aside, Content, Message, Model, Opened, Verdict};
+use super::super::DIRECTORY;
+use super::super::common::*;
+use super::expected::{Aside, Content, Message, Model, Opened, Removed, Verdict};
 use super::{NAMES, Op, SCRATCHES, caller, file};
-use crate::common::*;
 
 pub struct Case {
     pub m: Mounted,
@@ -23,7 +24,7 @@ impl Case {
     /// A case begins with an empty store: a new one takes longer than all else.
     pub fn new(file: &Arc<StoreFile>) -> Case {
         let m = mounted_over(file.clone(), |_| {});
-        m.sql().execute("DELETE FROM messages", []).unwrap();
+        m.clear();
         let model = Model::default();
         Case { m, model }
     }
@@ -74,7 +75,38 @@ impl Case {
             revisions.clear();
         }
         revisions.push(stored.updated);
+        *self.model.stored.entry(id).or_default() += 1;
         stored.updated
+    }
+
+    /// What replaced a removed message was refused: it is stored again, unless somebody else has
+    /// stored one since. Its revision, if it is back.
+    pub fn put_back(&mut self, id: usize, removed: Option<Removed>) -> Option<Timestamp> {
+        let removed = removed?;
+        if self.model.stored[&id] > removed.stored {
+            return None;
+        }
+        self.model.lines += 1;
+        let updated = self.changed(id, removed.message, None);
+        assert!(updated > removed.message.updated);
+        Some(updated)
+    }
+
+    /// RetrySpool changed it. In a directory its Updated stands as it wrote it, later or not.
+    fn changed_by_retryspool(&mut self, id: usize, expected: Message, before: Option<Timestamp>) {
+        if !DIRECTORY {
+            self.changed(id, expected, before);
+            return;
+        }
+        let stored = self.m.stored(NAMES[id]).expect("it is stored");
+        assert_eq!(stored.updated, expected.updated);
+        self.model.messages.insert(id, expected);
+        let revisions = self.model.revisions.entry(id).or_default();
+        if before.is_none() {
+            revisions.clear();
+        }
+        revisions.push(expected.updated);
+        *self.model.stored.entry(id).or_default() += 1;
     }
 
     #[track_caller]
@@ -122,6 +154,9 @@ impl Case {
                 };
                 self.add(fh, true, id, state, by);
                 let last = self.model.handles.len() - 1;
+                if hidden || stored.is_none() {
+                    self.model.handles[last].replaces = self.model.take_removed(id, by);
+                }
                 if hidden {
                     let key = (state.number(), id);
                     let aside = self.model.asides.get_mut(&key).unwrap();
@@ -142,11 +177,19 @@ impl Case {
                 };
                 let result = self.m.open(&caller(by), state, &file(id), mode);
                 let stored = self.model.messages.get(&id);
+                let draft = self
+                    .model
+                    .own_writer(id, state, by, |h| h.uncommitted && !h.dropped)
+                    .filter(|_| stored.is_none() && write);
                 let there = stored.is_some_and(|m| !write || m.state == state);
-                let refused = !self.model.sees(id, state, by) || !there;
-                if let Some(fh) = self.expect(op, result, refused.then_some(ENOENT)) {
-                    self.add(fh, write, id, state, by);
-                    self.begin_with_stored(truncate && write);
+                let refused = !self.model.sees(id, state, by) || !there && draft.is_none();
+                let Some(fh) = self.expect(op, result, refused.then_some(ENOENT)) else {
+                    return;
+                };
+                self.add(fh, write, id, state, by);
+                match draft {
+                    Some(at) => self.begin_with_draft(at, truncate),
+                    None => self.begin_with_stored(truncate && write),
                 }
             }
             Op::Write(n, text) => {
@@ -235,7 +278,11 @@ impl Case {
                     .model
                     .own_writer(id, state, by, |h| h.uncommitted && !h.dropped);
                 if let Some(at) = draft {
-                    self.model.handles[at].dropped = true;
+                    let handle = &mut self.model.handles[at];
+                    handle.dropped = true;
+                    if let Some(removed) = handle.replaces.take() {
+                        self.model.removed.insert(id, (by, removed));
+                    }
                     self.model.free_again(at);
                     self.expect(op, result, None);
                     return;
@@ -244,8 +291,11 @@ impl Case {
                 let there = stored.is_some_and(|m| m.state == state);
                 let refused = !there || self.model.hides(id, state, by);
                 self.expect_told(op, result, refused.then_some(ENOENT));
-                if !refused {
-                    self.model.messages.remove(&id);
+                if !refused && let Some(message) = self.model.messages.remove(&id) {
+                    let stored = self.model.stored[&id];
+                    self.model
+                        .removed
+                        .insert(id, (by, Removed { message, stored }));
                 }
             }
             Op::Scratch(scratch, id, text) => {
@@ -310,38 +360,29 @@ impl Case {
                 self.expect_told(op, result, gone.then_some(ENOENT));
             }
             Op::Replace(id, state, attempts, ago) => {
-                let now = Timestamp::now().seconds() - ago;
-                let sql = "INSERT OR REPLACE INTO messages (id, state, attempts, max_attempts, \
-                     next_retry, created, updated, last_error, size, priority, headers, \
-                     retry_policy_name) \
-                     VALUES (?1, ?2, ?3, 10, -62135596800, 1750000000, ?4, '', 0, 5, '{}', '')";
-                let row = (NAMES[id], state.number(), attempts, now);
-                self.m.sql().execute(sql, row).unwrap();
+                let updated = self.m.retryspool_stores(NAMES[id], state, attempts, ago);
                 let before = self.model.messages.get(&id).map(|m| m.updated);
                 let message = Message {
                     state,
                     priority: 5,
                     attempts,
                     created: Timestamp::new(1_750_000_000, 0).unwrap(),
-                    updated: Timestamp::ZERO,
+                    updated,
                 };
-                self.changed(id, message, before);
+                self.changed_by_retryspool(id, message, before);
             }
             Op::Update(id, from, to, ago) => {
-                let sql =
-                    "UPDATE messages SET state=?, updated=?, headers=? WHERE id=? AND state=?";
-                let now = Timestamp::now().seconds() - ago;
-                let row = (to.number(), now, "{}", NAMES[id], from.number());
-                let rows = self.m.sql().execute(sql, row).unwrap();
+                let updated = self.m.retryspool_moves(NAMES[id], from, to, ago);
                 let before = self.model.messages.get(&id).copied();
                 let before = before.filter(|m| m.state == from);
-                assert_eq!(rows, usize::from(before.is_some()));
-                if let Some(before) = before {
+                assert_eq!(updated.is_some(), before.is_some());
+                if let (Some(before), Some(updated)) = (before, updated) {
                     let after = Message {
                         state: to,
+                        updated,
                         ..before
                     };
-                    self.changed(id, after, Some(before.updated));
+                    self.changed_by_retryspool(id, after, Some(before.updated));
                 }
             }
             Op::Change(id) => {
@@ -356,7 +397,7 @@ impl Case {
                 let removed = self
                     .m
                     .store
-                    .delete_meta(&ctx(), &crate::common::id(NAMES[id]));
+                    .delete_meta(&ctx(), &super::super::common::id(NAMES[id]));
                 let there = self.model.messages.remove(&id).is_some();
                 assert_eq!(removed.is_ok(), there);
             }
@@ -379,14 +420,16 @@ impl Case {
             self.expect_told(op, result, Some(EEXIST));
             return;
         }
-        let Content::Legal(doc) = content else {
+        let removed = self.model.take_removed(id, by);
+        let legal = match content {
+            Content::Legal(doc) if of == id => Some(doc),
+            _ => None,
+        };
+        let Some(doc) = legal else {
             self.expect_told(op, result, Some(EBADMSG));
+            self.put_back(id, removed);
             return;
         };
-        if of != id {
-            self.expect_told(op, result, Some(EBADMSG));
-            return;
-        }
         let opened = match no_replace && !hidden {
             true => Opened::Absent,
             false => Opened::Not,
@@ -408,11 +451,13 @@ impl Case {
                     self.model.stale = Some(stale);
                     self.model.lines += 1;
                 }
+                self.put_back(id, removed);
             }
             verdict => {
                 self.expect(op, result, None);
                 if verdict == Verdict::Store {
-                    self.committed(id, state, &doc, by);
+                    let made = self.committed(id, state, &doc, by);
+                    assert!(removed.is_none_or(|removed| made > removed.message.updated));
                 }
                 self.end_aside(id, state, by);
                 self.model.scratches.remove(&scratch);

@@ -56,6 +56,16 @@ pub struct Handle {
     pub reported: bool,
     pub uncommitted: bool,
     pub dropped: bool,
+    /// What its process removed before it created the name.
+    pub replaces: Option<Removed>,
+}
+
+/// What a process removed.
+#[derive(Clone, Copy)]
+pub struct Removed {
+    pub message: Message,
+    /// How often a message of that ID had been stored or changed by then.
+    pub stored: usize,
 }
 
 pub struct Aside {
@@ -79,6 +89,10 @@ pub struct Model {
     pub revisions: BTreeMap<usize, Vec<Timestamp>>,
     pub own: BTreeMap<usize, Own>,
     pub asides: BTreeMap<(u8, usize), Aside>,
+    /// What was removed, and the process that did it last.
+    pub removed: BTreeMap<usize, (usize, Removed)>,
+    /// How often a message was stored or changed, by anybody.
+    pub stored: BTreeMap<usize, usize>,
     pub scratches: BTreeMap<usize, (usize, Content)>,
     pub handles: Vec<Handle>,
     /// Lines in `errors`.
@@ -148,6 +162,13 @@ impl Model {
         {
             aside.created = None;
         }
+    }
+
+    /// What the process removed under that ID, for whoever writes it now.
+    pub fn take_removed(&mut self, id: usize, process: usize) -> Option<Removed> {
+        let (by, removed) = *self.removed.get(&id)?;
+        (by == process).then(|| self.removed.remove(&id))?;
+        Some(removed)
     }
 
     pub fn own_writer(

@@ -5,10 +5,10 @@ use std::time::Duration;
 use retryspoolfs::spool::Errno::{self, EBADMSG};
 use retryspoolfs::{QueueState, Timestamp};
 
+use super::super::common::*;
 use super::case::Case;
 use super::expected::{Content, Doc, Handle, Message, Opened, Own, Verdict};
 use super::{Given, NAMES, Text};
-use crate::common::*;
 
 impl Case {
     /// What a text is, and its bytes.
@@ -134,6 +134,7 @@ impl Case {
             reported: false,
             uncommitted: false,
             dropped: false,
+            replaces: None,
         });
     }
 
@@ -150,6 +151,23 @@ impl Case {
         if truncate {
             handle.content = Content::Empty;
             handle.bytes.clear();
+            handle.changed = true;
+        }
+    }
+
+    /// The handle that was added last is of what another one of its process has created, and not
+    /// committed.
+    pub fn begin_with_draft(&mut self, draft: usize, truncate: bool) {
+        let last = self.model.handles.len() - 1;
+        let (id, opener) = (self.model.handles[last].id, self.model.handles[last].opener);
+        let replaces = self.model.take_removed(id, opener);
+        let of = &self.model.handles[draft];
+        let (content, bytes) = (of.content, of.bytes.clone());
+        let handle = &mut self.model.handles[last];
+        (handle.content, handle.bytes) = (content, bytes);
+        (handle.uncommitted, handle.replaces) = (true, replaces);
+        if truncate {
+            (handle.content, handle.bytes) = (Content::Empty, Vec::new());
             handle.changed = true;
         }
     }
@@ -180,6 +198,10 @@ impl Case {
                     };
                     self.end_aside(id, state, opener);
                     let h = &mut self.model.handles[at];
+                    let removed = h.replaces.take();
+                    if verdict == Verdict::Store {
+                        assert!(removed.is_none_or(|removed| made > removed.message.updated));
+                    }
                     (h.changed, h.refused, h.uncommitted) = (false, None, false);
                     h.opened = Opened::At(made);
                     None
@@ -195,12 +217,23 @@ impl Case {
             (h.changed, h.refused, h.incomplete) = (false, Some(errno), incomplete);
             if h.uncommitted {
                 self.model.free_again(at);
+                self.put_back_of(at);
             }
         }
         if !incomplete {
             self.told(at);
         }
         Some(errno)
+    }
+
+    /// What the handle's process removed before is put back; what it writes from then on changes
+    /// that.
+    fn put_back_of(&mut self, at: usize) {
+        let h = &mut self.model.handles[at];
+        let (id, removed) = (h.id, h.replaces.take());
+        if let Some(revision) = self.put_back(id, removed) {
+            self.model.handles[at].opened = Opened::At(revision);
+        }
     }
 
     pub fn told(&mut self, at: usize) {
@@ -224,6 +257,7 @@ impl Case {
             let h = &self.model.handles[at];
             if h.uncommitted && !h.dropped {
                 self.model.free_again(at);
+                self.put_back_of(at);
             }
         }
         self.model.handles.remove(at);

@@ -1,0 +1,329 @@
+//! What `move`, `hold`, `delete` and their like have in common: which messages, how, and the run.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, BufRead};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use clap::Args;
+
+use super::Failure;
+use super::filter::Filters;
+use super::output::{Output, printable};
+use super::place::Place;
+use super::work::{ASKED_FROM, Bounds, How, Work, messages};
+use crate::backend::{Backend, Error};
+use crate::model::{FileName, MessageId, QueueState};
+use crate::operate::{self, Act, Edit, Ended, Job, Page, Save, Survey, Tally};
+
+/// What the help of these commands says about the words behind SPOOL.
+pub const HELP: &str = "Which spool and which messages. SPOOL: sqlite:PATH, a path, or the directory where it is \
+    mounted; it may be left out where RETRYSPOOL names it. Then states, whose messages the filters \
+    choose from (without a filter: all of them); or IDs, or file names such as deferred/msg-1.json; \
+    or - for IDs on standard input, one a line";
+
+/// The options of these commands.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// IDs on standard input end in NUL, as `list -0` and `find -print0` write them
+    #[arg(short = '0', long = "null")]
+    null: bool,
+    /// Messages in active too: a worker has them, and may write over any change
+    #[arg(long)]
+    active: bool,
+    #[command(flatten)]
+    how: How,
+    #[command(flatten)]
+    bounds: Bounds,
+    #[command(flatten)]
+    filters: Filters,
+}
+
+impl Options {
+    /// Whether messages in `active` may be touched.
+    pub fn active(&self) -> bool {
+        self.active
+    }
+}
+
+/// One of these commands.
+pub struct Command<'a> {
+    /// Its name: `move`.
+    pub name: &'static str,
+    /// What it has done: `moved to hold`.
+    pub past: String,
+    pub act: Act,
+    /// Only messages of this state; and all of it, where no message is named.
+    pub only: Option<QueueState>,
+    /// Where documents of removed messages go.
+    pub save: Option<&'a Path>,
+    /// The words behind SPOOL.
+    pub words: &'a [OsString],
+    pub options: &'a Options,
+}
+
+/// Where messages come from.
+enum Source {
+    States(Vec<QueueState>),
+    Ids(Vec<MessageId>),
+    Input,
+}
+
+impl Source {
+    fn read(command: &Command) -> Result<Source, Failure> {
+        let name = command.name;
+        let (words, options) = (command.words, command.options);
+        let state = |word: &OsString| {
+            word.to_str()
+                .and_then(|word| QueueState::from_str(word).ok())
+        };
+        let states: Vec<QueueState> = words.iter().filter_map(state).collect();
+        let source = match (words, command.only) {
+            ([], Some(only)) => Source::States(vec![only]),
+            ([], None) => {
+                return Err(Failure::usage(format!(
+                    "{name}: which messages? Give states, IDs, or - for IDs on standard input"
+                )));
+            }
+            ([word], _) if word == "-" => Source::Input,
+            _ if states.len() == words.len() => Source::States(states),
+            _ if states.is_empty() => {
+                Source::Ids(words.iter().map(|w| id(w)).collect::<Result<_, _>>()?)
+            }
+            _ => {
+                return Err(Failure::usage(format!(
+                    "{name}: give either states or IDs; an ID that is called {} goes to standard input",
+                    states[0]
+                )));
+            }
+        };
+        match &source {
+            Source::States(states) => {
+                if let Some(only) = command.only
+                    && *states != [only]
+                {
+                    return Err(Failure::usage(format!("{name} works on {only} alone")));
+                }
+                if states.contains(&QueueState::Active) && !options.active {
+                    return Err(Failure::usage(format!(
+                        "{name}: workers have the messages in active, and may write over any change; \
+                         --active does it all the same"
+                    )));
+                }
+            }
+            Source::Ids(_) | Source::Input => {
+                if !options.filters.now().is_empty() {
+                    return Err(Failure::usage(format!(
+                        "{name}: a filter chooses from a state; give a state in place of IDs"
+                    )));
+                }
+            }
+        }
+        if options.null && !matches!(source, Source::Input) {
+            return Err(Failure::usage(format!(
+                "{name}: -0 is for IDs on standard input, which takes a -"
+            )));
+        }
+        Ok(source)
+    }
+}
+
+/// An ID as it is typed; or a path that ends in a state's directory and a message's file name.
+pub fn id(word: &OsStr) -> Result<MessageId, Failure> {
+    let path = Path::new(word);
+    let directory = path
+        .parent()
+        .and_then(Path::file_name)
+        .and_then(OsStr::to_str);
+    if directory.is_some_and(|name| QueueState::from_str(name).is_ok())
+        && let Some(name) = path.file_name()
+        && let FileName::Message(id) = FileName::of(name)
+    {
+        return Ok(id);
+    }
+    let shown = word.display();
+    match word.to_str().map(MessageId::from_str) {
+        Some(Ok(id)) => Ok(id),
+        Some(Err(why)) => Err(Failure::usage(format!("{shown}: {why}"))),
+        None => Err(Failure::usage(format!("{shown}: an ID is UTF-8"))),
+    }
+}
+
+/// The IDs on standard input, as they come.
+fn input(end: u8) -> impl Iterator<Item = Result<MessageId, Failure>> {
+    let ids = io::stdin().lock().split(end);
+    let ids = ids.map(|text| text.map_err(|e| Failure::from(format!("standard input: {e}"))));
+    ids.filter(|text| !matches!(text, Ok(text) if text.is_empty()))
+        .map(|text| id(OsStr::from_bytes(&text?)))
+}
+
+/// Runs the command on the spool.
+pub fn run(place: &Place, command: Command) -> Result<ExitCode, Failure> {
+    let options = command.options;
+    let source = Source::read(&command)?;
+    let store = match options.how.dry_run {
+        true => place.look()?,
+        false => place.change()?,
+    };
+    let mut work = Work::begin(command.name, command.past)?;
+    let stop = std::sync::Arc::clone(&work.stop);
+    let job = Job {
+        store: &*store,
+        actor: work.actor(),
+        act: command.act,
+        only: command.only,
+        active: options.active,
+        limit: options.bounds.limit,
+        rate: options.bounds.rate,
+        stop: &stop,
+    };
+    let filter = options.filters.now();
+    let whole = job.act.needs_metadata() || command.save.is_some();
+    let pages = |null: bool| pages(&*store, &source, &filter, whole, null);
+    if options.how.dry_run {
+        let found = operate::survey(&job, pages(options.null), &mut |id, why| {
+            work.skipped(id, &why)
+        });
+        let found = found.map_err(|error| error.named(command.name))?;
+        return preview(&work, &found);
+    }
+    if let (Source::States(_), false) = (&source, options.how.yes) {
+        let found = operate::survey(&job, pages(false), &mut |_, _| {});
+        let count = found.map_err(|error| error.named(command.name))?.tally.done;
+        if count > ASKED_FROM {
+            work.confirm(count, messages(count))?;
+        }
+    }
+    let mut save = match command.save {
+        Some(path) => Some(Save::create(path).map_err(|error| {
+            format!(
+                "{}: {} can't be made: {error}",
+                command.name,
+                path.display()
+            )
+        })?),
+        None => None,
+    };
+    let mut tally = Tally::default();
+    let progress = std::cell::RefCell::new(&mut work);
+    let ended = job.run(
+        pages(options.null),
+        save.as_mut(),
+        &mut tally,
+        &mut |id, why| progress.borrow_mut().skipped(id, &why),
+        &mut |tally| progress.borrow_mut().progress(tally),
+    );
+    let error = match ended {
+        Ok(Ended::Done | Ended::AtLimit | Ended::Stopped) => None,
+        Err(error) => Some(error.text),
+    };
+    work.end(tally, messages(tally.done), place, error)
+}
+
+/// Why the messages can't be read on.
+struct Trouble {
+    text: String,
+    usage: bool,
+}
+
+impl Trouble {
+    fn named(self, name: &str) -> Failure {
+        let text = format!("{name}: {}", self.text);
+        match self.usage {
+            true => Failure::usage(text),
+            false => text.into(),
+        }
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Trouble {
+        Trouble {
+            text: error.to_string(),
+            usage: false,
+        }
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Trouble {
+        Trouble {
+            text: failure.text().to_owned(),
+            usage: true,
+        }
+    }
+}
+
+fn pages<'a>(
+    store: &'a dyn Backend,
+    source: &Source,
+    filter: &'a crate::model::Filter,
+    whole: bool,
+    null: bool,
+) -> Box<dyn Iterator<Item = Result<Page, Trouble>> + 'a> {
+    match source {
+        Source::States(states) => {
+            let pages = operate::by_filter(store, states, filter, whole);
+            Box::new(pages.map(|page| page.map_err(Trouble::from)))
+        }
+        Source::Ids(ids) => operate::by_ids(store, ids.clone().into_iter().map(Ok)),
+        Source::Input => {
+            let end = if null { 0 } else { b'\n' };
+            operate::by_ids(store, input(end).map(|id| id.map_err(Trouble::from)))
+        }
+    }
+}
+
+/// Prints what would be done.
+fn preview(work: &Work, survey: &Survey) -> Result<ExitCode, Failure> {
+    let mut out = Output::new();
+    let Tally { done, skipped, .. } = survey.tally;
+    out.line(&format!("{done} {} would be {}", messages(done), work.past))?;
+    for found in &survey.examples {
+        out.line(&format!(
+            "  {} in {}",
+            printable(found.id.as_str()),
+            found.state
+        ))?;
+    }
+    if done > survey.examples.len() as u64 {
+        out.line(&format!(
+            "  and {} more",
+            done - survey.examples.len() as u64
+        ))?;
+    }
+    out.end()?;
+    Ok(match skipped {
+        0 => ExitCode::SUCCESS,
+        _ if done == 0 => ExitCode::FAILURE,
+        _ => ExitCode::from(super::failure::PARTLY),
+    })
+}
+
+/// When messages are tried again, and from which attempt on.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Retries {
+    /// Scatter the next retries over so long (30m, 2h) from then on
+    #[arg(long, value_name = "SPAN", value_parser = crate::model::parse_duration)]
+    pub spread: Option<std::time::Duration>,
+    /// Attempts become 0
+    #[arg(long)]
+    pub reset_attempts: bool,
+}
+
+impl Retries {
+    /// Adds them to an edit.
+    pub fn apply(&self, edit: &mut Edit) {
+        if self.reset_attempts {
+            edit.fields.attempts = Some(0);
+        }
+        if let Some(spread) = self.spread {
+            let now = crate::model::Timestamp::now();
+            edit.reset
+                .get_or_insert_with(|| operate::Reset::at(now))
+                .spread = spread;
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! What the changing commands share: who asks, how a user is asked, shown and interrupted.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::Failure;
+use super::output::{complain, printable};
+use super::place::Place;
+use crate::backend::{Actor, Context};
+use crate::model::{MessageId, Timestamp};
+use crate::operate::{Skip, Tally};
+
+/// More changes than this, chosen by a filter, are asked about.
+pub const ASKED_FROM: u64 = 100;
+
+/// How many messages that were left alone are told one by one.
+const TOLD: u64 = 20;
+
+/// The options of every command that may change many messages.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "How")]
+pub struct How {
+    /// Change nothing: print how many messages it would change, exactly, and ten of them
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Don't ask: needed where more than 100 messages are chosen by a filter, and nobody is at a
+    /// terminal
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// How many, and how fast.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "How")]
+pub struct Bounds {
+    /// At most so many messages
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// At most so many messages a second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+}
+
+/// A command at its work.
+pub struct Work {
+    /// Its name: `move`.
+    pub name: &'static str,
+    /// What it does, and what it has done: `moved to hold`.
+    pub past: String,
+    /// Set when SIGINT or SIGTERM came.
+    pub stop: Arc<AtomicBool>,
+    /// Whether it changes anything, which can be undone.
+    pub changes: bool,
+    start: Timestamp,
+    shown: Option<Instant>,
+    told: u64,
+    /// Whether some message was left alone because somebody else was faster.
+    raced: bool,
+}
+
+impl Work {
+    /// Begins. A first SIGINT or SIGTERM ends it after the step under way, a second one at once:
+    /// the store keeps every message whole in both cases.
+    pub fn begin(name: &'static str, past: String) -> Result<Work, Failure> {
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [libc::SIGINT, libc::SIGTERM] {
+            // In this order: the first signal finds the flag unset, and sets it.
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))
+                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+                .map_err(|error| format!("{name}: signals can't be caught: {error}"))?;
+        }
+        Ok(Work {
+            name,
+            past,
+            stop,
+            changes: true,
+            start: Timestamp::now(),
+            shown: None,
+            told: 0,
+            raced: false,
+        })
+    }
+
+    /// Who asks for the changes: this user, this process, this command.
+    pub fn actor(&self) -> Actor {
+        Actor {
+            // SAFETY: it can't fail.
+            uid: unsafe { libc::getuid() },
+            pid: std::process::id(),
+            command: format!("retryspoolfs {}", self.name),
+        }
+    }
+
+    /// The context of one call that changes something.
+    pub fn ctx(&self) -> Context {
+        super::place::ctx().by(self.actor())
+    }
+
+    /// Tells of a message that is left alone; the first few only.
+    pub fn skipped(&mut self, id: &MessageId, why: &Skip) {
+        use crate::backend::Error::{AlreadyExists, StaleRevision, StateConflict};
+        self.raced |= matches!(
+            why,
+            Skip::Refused(AlreadyExists { .. } | StaleRevision { .. } | StateConflict { .. })
+        );
+        self.left_alone(&format!("{id}: {why}"));
+    }
+
+    /// The same in words.
+    pub fn left_alone(&mut self, line: &str) {
+        self.told += 1;
+        if self.told <= TOLD {
+            self.clear();
+            complain(&format!("{} {line}", self.name));
+        }
+    }
+
+    /// Shows how far it is, on a terminal, a few times a second.
+    pub fn progress(&mut self, tally: &Tally) {
+        let due = self
+            .shown
+            .is_none_or(|shown| shown.elapsed() > Duration::from_millis(200));
+        if due && io::stderr().is_terminal() {
+            self.shown = Some(Instant::now());
+            let _ = write!(io::stderr(), "\r{} {} \u{1b}[K", tally.done, self.past);
+        }
+    }
+
+    fn clear(&self) {
+        if self.shown.is_some() {
+            let _ = write!(io::stderr(), "\r\u{1b}[K");
+        }
+    }
+
+    /// Asks on a terminal whether to go on; elsewhere that takes --yes.
+    pub fn confirm(&self, count: u64, what: &str) -> Result<(), Failure> {
+        let (name, past) = (self.name, &self.past);
+        let question = format!("{count} {what} would be {past}");
+        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+            return Err(Failure::usage(format!(
+                "{name}: {question}; nothing is done without --yes (see them with --dry-run)"
+            )));
+        }
+        let _ = write!(io::stderr(), "{question}. Go on? [y/N] ");
+        let mut answer = String::new();
+        let read = io::stdin().lock().read_line(&mut answer);
+        match (read, answer.trim()) {
+            (Ok(_), "y" | "Y" | "yes") if !self.stop.load(Relaxed) => Ok(()),
+            _ => Err(format!("{name}: nothing was done").into()),
+        }
+    }
+
+    /// The last lines, and the exit code.
+    pub fn end(
+        &self,
+        tally: Tally,
+        what: &str,
+        place: &Place,
+        error: Option<String>,
+    ) -> Result<std::process::ExitCode, Failure> {
+        self.clear();
+        let Tally {
+            done,
+            unchanged,
+            skipped,
+        } = tally;
+        if self.told > TOLD {
+            complain(&format!(
+                "{}: and {} more like these",
+                self.name,
+                self.told - TOLD
+            ));
+        }
+        let mut said = format!("{done} {what} {}", self.past);
+        if unchanged > 0 {
+            said += &format!("; {unchanged} needed nothing");
+        }
+        if skipped > 0 {
+            said += &format!("; {skipped} left alone");
+        }
+        if done > 0 && self.changes {
+            let since = Timestamp::new(self.start.seconds(), 0).unwrap_or(self.start);
+            let undo = format!(
+                "to undo it: retryspoolfs undo {} --pid {} --since {since}",
+                quoted(&place.locator.to_string()),
+                std::process::id()
+            );
+            said = format!("{said}\n{undo}");
+        }
+        if let Some(error) = error {
+            let text = format!("{}: {error}; until then: {}", self.name, first_line(&said));
+            return Err(match done {
+                0 => text.into(),
+                _ => Failure::partly(text),
+            });
+        }
+        if self.stop.load(Relaxed) {
+            return Err(Failure::interrupted(format!(
+                "{}: interrupted: {}; every message is in exactly one state, and the same command goes on from here",
+                self.name,
+                first_line(&said)
+            )));
+        }
+        let _ = writeln!(io::stderr(), "{}", printable_lines(&said));
+        Ok(match skipped {
+            0 => std::process::ExitCode::SUCCESS,
+            _ if done == 0 && unchanged == 0 && !self.raced => std::process::ExitCode::FAILURE,
+            _ => std::process::ExitCode::from(super::failure::PARTLY),
+        })
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+fn printable_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(printable).collect();
+    lines.join("\n")
+}
+
+/// As a shell reads it back.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:+,@%".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
+/// `1 message`, `2 messages`.
+pub fn messages(count: u64) -> &'static str {
+    match count {
+        1 => "message",
+        _ => "messages",
+    }
+}

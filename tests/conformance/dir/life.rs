@@ -1,0 +1,221 @@
+//! Opening, other processes, the end of the directory, and a full disk.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use retryspoolfs::QueueState::{Bounce, Deferred, Hold};
+use retryspoolfs::backend::dir::DirFactory;
+use retryspoolfs::{Backend, Error, QueueState, Timestamp};
+
+use crate::contract::{ctx, id, message};
+use crate::small_disk::SmallDisk;
+
+fn names(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_no_spool_is_said_to_be_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = |path: &Path| match DirFactory::new(path).open().map(drop) {
+        Err(Error::Missing(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    let why = missing(&directory.path().join("nothing"));
+    assert!(why.contains("retryspoolfs init dir:"), "{why}");
+    let why = missing(directory.path());
+    assert!(why.contains("no directories of states"), "{why}");
+    assert!(names(directory.path()).is_empty());
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(matches!(
+        DirFactory::new(&file).open(),
+        Err(Error::Unavailable(_))
+    ));
+}
+
+#[test]
+fn a_store_that_never_writes_leaves_no_trace() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    // As an older release of RetrySpool makes it, with a message in two states.
+    for state in &QueueState::ALL[..5] {
+        fs::create_dir(path.join(state.as_str())).unwrap();
+    }
+    for state in [Hold, Deferred] {
+        let mut message = message("x", state);
+        message.updated = Timestamp::new(1_700_000_000 + i64::from(state.number()), 0).unwrap();
+        let bytes = retryspoolfs::document::render(&message);
+        fs::write(path.join(state.as_str()).join("x.json"), bytes).unwrap();
+    }
+    let before = names(path);
+    let store = DirFactory::new(path).read_only(true).open().unwrap();
+    let listed = store.scan(&ctx(), Hold, None, 9).unwrap();
+    assert_eq!(listed, [id("x")]);
+    assert!(
+        store
+            .scan(&ctx(), QueueState::Archived, None, 9)
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(store.get(&ctx(), &id("y")).unwrap(), None);
+    for refused in [
+        store.delete_meta(&ctx(), &id("x")),
+        store.move_to_state(&ctx(), &id("x"), Hold, Deferred),
+        store.store_meta(&ctx(), &id("x"), &message("x", Hold)),
+    ] {
+        assert!(matches!(refused, Err(Error::ReadOnly)), "{refused:?}");
+    }
+    // Not even after a while.
+    std::thread::sleep(Duration::from_millis(900));
+    assert_eq!(names(path), before);
+    assert!(path.join("deferred/x.json").exists());
+}
+
+#[test]
+fn what_another_process_changed_is_seen_at_once_or_within_a_second() {
+    for notified in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("meta");
+        let other = DirFactory::create_if_missing(&path).open().unwrap();
+        let store = DirFactory::new(&path).notified(notified).open().unwrap();
+        assert_eq!(store.state_info(&ctx(), Hold).unwrap().count, 0);
+        let counts = |states: [QueueState; 2]| {
+            states.map(|state| store.state_info(&ctx(), state).unwrap().count)
+        };
+        let seen = |expected: [u64; 2]| {
+            let start = Instant::now();
+            while !notified && counts([Hold, Deferred]) != expected {
+                assert!(start.elapsed() < Duration::from_secs(30), "never seen");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert_eq!(counts([Hold, Deferred]), expected);
+        };
+        for n in 0..100 {
+            other
+                .insert(&ctx(), &message(&format!("m{n}"), Hold))
+                .unwrap();
+        }
+        seen([100, 0]);
+        for n in 0..50 {
+            let id = id(&format!("m{n}"));
+            other.relocate(&ctx(), &id, Hold, Deferred).unwrap();
+            if n % 5 == 0 {
+                other.delete_meta(&ctx(), &id).unwrap();
+            }
+        }
+        seen([50, 40]);
+        // Actions need no notice.
+        other.relocate(&ctx(), &id("m99"), Hold, Bounce).unwrap();
+        let late = store.relocate(&ctx(), &id("m99"), Hold, Deferred);
+        assert!(
+            matches!(late, Err(Error::StateConflict { actual: Bounce, .. })),
+            "{late:?}"
+        );
+        assert_eq!(store.get_meta(&ctx(), &id("m99")).unwrap().state, Bounce);
+    }
+}
+
+#[test]
+fn of_two_processes_that_move_a_message_one_wins() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("meta");
+    let [one, two] = [(); 2].map(|()| DirFactory::create_if_missing(&path).open().unwrap());
+    for n in 0..200 {
+        one.insert(&ctx(), &message(&format!("m{n}"), Deferred))
+            .unwrap();
+    }
+    let mover = |store: &dyn Backend, to| -> u64 {
+        let moved = (0..200).filter(|n| {
+            let moved = store.relocate(&ctx(), &id(&format!("m{n}")), Deferred, to);
+            assert!(
+                matches!(moved, Ok(_) | Err(Error::StateConflict { .. })),
+                "{moved:?}"
+            );
+            moved.is_ok()
+        });
+        moved.count() as u64
+    };
+    let (by_one, by_two) = std::thread::scope(|scope| {
+        let by_one = scope.spawn(|| mover(&one, Hold));
+        let by_two = mover(&two, Bounce);
+        (by_one.join().unwrap(), by_two)
+    });
+    let count = |state| one.state_info(&ctx(), state).unwrap().count;
+    assert_eq!(
+        (count(Hold), count(Bounce), count(Deferred)),
+        (by_one, by_two, 0)
+    );
+    assert_eq!(by_one + by_two, 200);
+}
+
+#[test]
+fn a_directory_that_was_replaced_is_not_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("meta");
+    let store = DirFactory::create_if_missing(&path).open().unwrap();
+    store.insert(&ctx(), &message("x", Hold)).unwrap();
+    fs::rename(&path, directory.path().join("old")).unwrap();
+    DirFactory::create_if_missing(&path).open().unwrap();
+    // The paths are looked at ten times a second.
+    std::thread::sleep(Duration::from_millis(110));
+    for refused in [
+        store.store_meta(&ctx(), &id("y"), &message("y", Hold)),
+        store.get_meta(&ctx(), &id("x")).map(drop),
+        store.state_info(&ctx(), Hold).map(drop),
+    ] {
+        assert!(
+            matches!(&refused, Err(Error::Unavailable(why)) if why.contains("replaced")),
+            "{refused:?}"
+        );
+    }
+    assert!(names(&path.join("hold")).is_empty());
+}
+
+#[test]
+fn on_a_full_disk_messages_are_moved_and_removed() {
+    let disk = SmallDisk::mount(2);
+    let path = disk.path().join("meta");
+    let store = DirFactory::create_if_missing(&path).open().unwrap();
+    for n in 0..40 {
+        store
+            .insert(&ctx(), &message(&format!("m{n}"), Deferred))
+            .unwrap();
+    }
+    disk.fill();
+    let full = store.insert(&ctx(), &message("more", Hold));
+    assert!(matches!(full, Err(Error::StorageFull(_))), "{full:?}");
+    let edited = store.get(&ctx(), &id("m0")).unwrap().unwrap();
+    let full = store.replace(&ctx(), Deferred, edited.revision, &edited.metadata);
+    assert!(matches!(full, Err(Error::StorageFull(_))), "{full:?}");
+    assert_eq!(store.get(&ctx(), &id("m0")).unwrap().unwrap(), edited);
+    store.relocate(&ctx(), &id("m0"), Deferred, Hold).unwrap();
+    assert_eq!(store.get_meta(&ctx(), &id("m0")).unwrap().state, Hold);
+    for n in 1..20 {
+        store
+            .remove(&ctx(), &id(&format!("m{n}")), Deferred, None)
+            .unwrap();
+    }
+    let count = |state| store.state_info(&ctx(), state).unwrap().count;
+    assert_eq!((count(Hold), count(Deferred)), (1, 20));
+    // Now that there is room, the document gets the state of its directory.
+    let start = Instant::now();
+    while !fs::read_to_string(path.join("hold/m0.json"))
+        .unwrap()
+        .contains("\"State\": 3,")
+    {
+        assert!(start.elapsed() < Duration::from_secs(30), "never mended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(
+        names(&path.join("hold"))
+            .iter()
+            .all(|name| name == "m0.json")
+    );
+}
