@@ -16,6 +16,8 @@ mod filters;
 mod looks;
 mod places;
 mod put;
+mod recipes;
+mod top;
 mod transfer;
 mod undoing;
 mod upkeep;
