@@ -40,6 +40,7 @@ mod set;
 mod show;
 mod snapshot;
 mod status;
+mod top;
 mod umount;
 mod undo;
 mod work;
@@ -70,6 +71,7 @@ enum Command {
     Age(age::Arguments),
     Reasons(reasons::Arguments),
     Events(events::Arguments),
+    Top(top::Arguments),
     Move(moves::Move),
     Requeue(moves::Requeue),
     Flush(retry::Flush),
@@ -122,6 +124,7 @@ pub fn main() -> ExitCode {
         Command::Age(arguments) => age::run(&arguments),
         Command::Reasons(arguments) => reasons::run(&arguments),
         Command::Events(arguments) => events::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
         Command::Move(arguments) => arguments.run(),
         Command::Requeue(arguments) => arguments.run(),

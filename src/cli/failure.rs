@@ -2,8 +2,6 @@
 //!
 //! Owns: the exit codes: 0 done, 1 failure, 2 usage, 3 partly done, 130 interrupted.
 
-#![allow(dead_code, reason = "commands that use the rest are being added")]
-
 use std::io;
 use std::process::ExitCode;
 

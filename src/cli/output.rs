@@ -1,7 +1,5 @@
 //! Standard output: data, in one stream that may end early, and what a terminal is spared.
 
-#![allow(dead_code, reason = "commands that use the rest are being added")]
-
 use std::borrow::Cow;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 

@@ -5,8 +5,6 @@
 //! SPOOL only if it looks like one, which is to have a `/` or a kind of store in front. A bare
 //! word that is the name of a file here is refused: it would be an ID of another spool.
 
-#![allow(dead_code, reason = "commands that use the rest are being added")]
-
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};

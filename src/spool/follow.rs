@@ -32,11 +32,6 @@ impl Follower {
     pub fn is_done(&self) -> bool {
         self.again.is_empty()
     }
-
-    /// The number of the newest change that it has read.
-    pub fn cursor(&self) -> Option<u64> {
-        self.cursor
-    }
 }
 
 /// What the kernel is told.

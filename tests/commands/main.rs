@@ -17,6 +17,7 @@ mod looks;
 mod places;
 mod put;
 mod recipes;
+mod top;
 mod transfer;
 mod undoing;
 mod upkeep;

@@ -2,14 +2,15 @@
 //! overtook, and a document that is refused and then mended.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use retryspoolfs::QueueState::Hold;
 use retryspoolfs::{MessageMetadata, Timestamp, document};
 
 use crate::row::{WORKER, worker_was_here};
-use crate::support::{Mount, Spool, ctx, message};
+use crate::support::{ctx, message};
 use crate::terminal::Terminal;
+use crate::trees::Trees;
 
 /// One thing that a person does at the keyboard, or looks for on the screen.
 #[derive(Clone, Copy)]
@@ -227,22 +228,7 @@ impl Session<'_> {
     }
 }
 
-/// A mount, and a directory of the disk where the same person does the same.
-struct Desk {
-    spool: Spool,
-    mount: Mount,
-    disk: PathBuf,
-}
-
-impl Desk {
-    fn new() -> Desk {
-        let spool = Spool::with([message("other", Hold)]);
-        let disk = spool.dir().join("disk");
-        fs::create_dir_all(disk.join("hold")).unwrap();
-        let mount = spool.mount("");
-        Desk { spool, mount, disk }
-    }
-
+impl Trees {
     /// Opens the file of that ID in an editor.
     fn open<'a>(&self, editor: &'a Editor, directory: &Path, id: &'a str) -> Session<'a> {
         let command = editor.command.replace("$T", &format!("hold/{id}.json"));
@@ -287,33 +273,33 @@ impl Desk {
 
 /// All that is done with an editor.
 fn use_editor(editor: &Editor) {
-    let desk = Desk::new();
-    let other = desk.spool.get("other");
+    let trees = Trees::with_another();
+    let other = trees.spool.get("other");
 
     // A new file: the same at the disk.
     if let Some(write) = editor.write {
-        for directory in [&*desk.disk, desk.mount.point()] {
-            let session = desk.open(editor, directory, "new");
+        for directory in [&*trees.disk, trees.mount.point()] {
+            let session = trees.open(editor, directory, "new");
             session.take(write, "", "");
             assert!(session.save());
             session.quit();
         }
-        let new = desk.spool.get("new").unwrap();
+        let new = trees.spool.get("new").unwrap();
         assert_eq!((new.priority, new.state), (17, Hold));
-        desk.is_tidy("new", None);
+        trees.is_tidy("new", None);
     }
 
     // One that is there, saved twice: the second time the text still has the first Updated.
-    let before = desk.put("old");
-    for directory in [&*desk.disk, desk.mount.point()] {
-        let session = desk.open(editor, directory, "old");
+    let before = trees.put("old");
+    for directory in [&*trees.disk, trees.mount.point()] {
+        let session = trees.open(editor, directory, "old");
         session.replace("\"Priority\": 5", "\"Priority\": 17");
         assert!(session.save());
         session.replace("\"Priority\": 17", "\"Priority\": 27");
         assert!(session.save());
         session.quit();
     }
-    let after = desk.spool.get("old").unwrap();
+    let after = trees.spool.get("old").unwrap();
     assert!(after.updated > before.updated);
     let expected = MessageMetadata {
         priority: 27,
@@ -321,43 +307,45 @@ fn use_editor(editor: &Editor) {
         ..before
     };
     assert_eq!(after, expected);
-    desk.is_tidy("old", editor.keeps);
+    trees.is_tidy("old", editor.keeps);
 
     // A worker changes it meanwhile, in the same second.
     for (id, statement) in ["move", "replace"].into_iter().zip(WORKER) {
-        desk.put(id);
-        let session = desk.open(editor, desk.mount.point(), id);
+        trees.put(id);
+        let session = trees.open(editor, trees.mount.point(), id);
         session.replace("\"Priority\": 5", "\"Priority\": 17");
-        desk.spool.execute(&statement.replace("$ID", id));
-        let worked = desk.spool.get(id).unwrap();
+        trees.spool.execute(&statement.replace("$ID", id));
+        let worked = trees.spool.get(id).unwrap();
         assert!(worker_was_here(&worked));
         assert!(!session.save(), "{}", session.terminal.screen());
-        assert_eq!(desk.spool.get(id), Some(worked.clone()));
+        assert_eq!(trees.spool.get(id), Some(worked.clone()));
         session.abandon();
-        assert_eq!(desk.spool.get(id), Some(worked));
-        desk.mount
+        assert_eq!(trees.spool.get(id), Some(worked));
+        trees
+            .mount
             .refused(&format!("hold/{id}.json ESTALE"), "changed after this copy");
-        desk.is_tidy(id, editor.rescues);
+        trees.is_tidy(id, editor.rescues);
     }
 
     // A document that is not legal: the editor keeps its text, and the message stays. Then it is
     // mended, and saved by the same editor.
-    let before = desk.put("bad");
-    let session = desk.open(editor, desk.mount.point(), "bad");
+    let before = trees.put("bad");
+    let session = trees.open(editor, trees.mount.point(), "bad");
     session.replace("\"Priority\": 5", "\"Priorty\": 17");
     assert!(!session.save(), "{}", session.terminal.screen());
-    assert_eq!(desk.spool.get("bad"), Some(before.clone()));
+    assert_eq!(trees.spool.get("bad"), Some(before.clone()));
     session.take(editor.dismiss, "", "");
     session.take(&[See("\"Priorty\": 17")], "", "");
-    desk.mount
+    trees
+        .mount
         .refused("hold/bad.json EBADMSG", "unknown key \"Priorty\"");
     session.replace("\"Priorty\": 17", "\"Priority\": 27");
     assert!(session.save(), "{}", session.terminal.screen());
     session.quit();
-    assert_eq!(desk.spool.get("bad").unwrap().priority, 27);
-    desk.is_tidy("bad", editor.keeps);
+    assert_eq!(trees.spool.get("bad").unwrap().priority, 27);
+    trees.is_tidy("bad", editor.keeps);
 
-    assert_eq!(desk.spool.get("other"), other);
+    assert_eq!(trees.spool.get("other"), other);
 }
 
 #[test]
@@ -396,28 +384,28 @@ fn vim_without_swapfile() {
 /// name: the message outlives that, vim keeps its text, and finds the message under its name.
 #[test]
 fn vim_puts_its_backup_back_after_a_refusal() {
-    let desk = Desk::new();
+    let trees = Trees::with_another();
     let editor = Editor {
         command: "vim --clean -c 'set backupskip= backupcopy=no' $T",
         ..VIM
     };
-    let before = desk.put("a");
-    let session = desk.open(&editor, desk.mount.point(), "a");
+    let before = trees.put("a");
+    let session = trees.open(&editor, trees.mount.point(), "a");
     session.replace("\"Priority\": 5", "\"Priorty\": 5");
     for _ in 0..2 {
         assert!(!session.save());
         session.take(editor.dismiss, "", "");
         session.take(&[See("\"Priorty\": 5")], "", "");
-        assert_eq!(desk.spool.get("a"), Some(before.clone()));
+        assert_eq!(trees.spool.get("a"), Some(before.clone()));
         // Its swap file is there, its backup is not.
         let left = "find .retryspool/scratch -type f ! -name '*.refused' -printf '%f\\n'";
-        assert_eq!(desk.mount.bash(left).ok(), ".a.json.swp");
+        assert_eq!(trees.mount.bash(left).ok(), ".a.json.swp");
     }
     session.take(&[Type(":e!"), Press(&["Enter"])], "", "");
     session.take(&[See("\"Priority\": 5")], "", "");
     session.quit();
-    assert_eq!(desk.spool.get("a"), Some(before));
-    desk.is_tidy("a", None);
+    assert_eq!(trees.spool.get("a"), Some(before));
+    trees.is_tidy("a", None);
 }
 
 #[test]
@@ -438,16 +426,17 @@ fn mcedit() {
 /// It makes an empty file, closes it, and opens it again: but an empty file is no message.
 #[test]
 fn mcedit_makes_no_new_file() {
-    let desk = Desk::new();
+    let trees = Trees::with_another();
     let terminal = Terminal::start(
         "mcedit hold/new.json",
-        desk.mount.point(),
-        &desk.spool.work(),
+        trees.mount.point(),
+        &trees.spool.work(),
     );
     terminal.shows(&["Cannot open"]);
     terminal.press(&["Enter"]);
     terminal.shows(&["ended with 1"]);
-    desk.mount
+    trees
+        .mount
         .refused("hold/new.json EBADMSG", "the file is empty");
-    assert_eq!(desk.spool.get("new"), None);
+    assert_eq!(trees.spool.get("new"), None);
 }

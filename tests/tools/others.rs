@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use retryspoolfs::MessageMetadata;
 use retryspoolfs::QueueState::{Deferred, Hold};
 
 use crate::support::{Spool, message};
@@ -213,4 +214,23 @@ fn xargs_moves_in_parallel() {
     assert_eq!(mount.bash(script).ok(), "0\n1000\n0\n1000");
     assert_eq!((spool.count(Deferred), spool.count(Hold)), (0, 1000));
     assert_eq!(mount.errors(), Vec::<String>::new());
+}
+
+/// A tool that removed the message to replace it, and was killed in the middle of that.
+#[test]
+fn a_tool_killed_while_it_replaces_a_message_loses_nothing() {
+    let spool = Spool::with([message("a", Hold)]);
+    let mount = spool.mount("");
+    let before = spool.get("a").unwrap();
+    let script = "import os, signal
+os.unlink('hold/a.json')
+fd = os.open('hold/a.json', os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+os.write(fd, b'{\"ID\": \"a\", ')
+os.kill(os.getpid(), signal.SIGKILL)";
+    assert!(!mount.python(script).status.success());
+    mount.refused("unlink hold/a.json", "the message was put back");
+    let after = spool.get("a").unwrap();
+    assert!(after.updated > before.updated);
+    let updated = before.updated;
+    assert_eq!(MessageMetadata { updated, ..after }, before);
 }

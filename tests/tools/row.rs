@@ -9,9 +9,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use retryspoolfs::QueueState::Hold;
-use retryspoolfs::{MessageMetadata, QueueState, Timestamp, document};
+use retryspoolfs::{MessageMetadata, Timestamp, document};
 
-use crate::support::{Mount, Output, Spool, message};
+use crate::support::{Output, message};
+use crate::trees::Trees;
 
 /// The exit status of a tool that exits with the number of the error.
 pub const ERRNO: i32 = -1;
@@ -92,24 +93,17 @@ const GIVEN: [Given; 5] = [
 /// Runs all rows, on one mount.
 #[track_caller]
 pub fn run(rows: &[Row]) {
-    let bench = Bench::new();
+    let trees = Trees::with_another();
     let mut wrong = Vec::new();
     for (number, row) in rows.iter().enumerate() {
         for (kind, given) in GIVEN.into_iter().enumerate() {
             let id = format!("r{number}-{kind}");
-            if let Err(why) = bench.meet(row, given, &id) {
+            if let Err(why) = trees.meet(row, given, &id) {
                 wrong.push(format!("{}\n  {given:?}: {why}", row.script));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
-}
-
-/// A mount, and a directory of the disk that looks like it.
-struct Bench {
-    spool: Spool,
-    mount: Mount,
-    disk: PathBuf,
 }
 
 /// What a worker of RetrySpool does to a message meanwhile: its statements, with the second in
@@ -128,17 +122,7 @@ pub fn worker_was_here(message: &MessageMetadata) -> bool {
     message.headers.contains_key("worker")
 }
 
-impl Bench {
-    fn new() -> Bench {
-        let spool = Spool::with([message("other", Hold)]);
-        let disk = spool.dir().join("disk");
-        for state in QueueState::ALL {
-            fs::create_dir_all(disk.join(state.as_str())).unwrap();
-        }
-        let mount = spool.mount("");
-        Bench { spool, mount, disk }
-    }
-
+impl Trees {
     fn meet(&self, row: &Row, given: Given, id: &str) -> Result<(), String> {
         let there = !matches!(given, New | Illegal { there: false });
         if there {

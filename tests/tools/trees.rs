@@ -19,8 +19,17 @@ pub struct Trees {
 }
 
 impl Trees {
+    /// Trees without a file.
     pub fn new() -> Trees {
-        let spool = Spool::with([]);
+        Trees::over(Spool::new())
+    }
+
+    /// Trees with one message, in the mount, that nobody is to change.
+    pub fn with_another() -> Trees {
+        Trees::over(Spool::with([message("other", Hold)]))
+    }
+
+    fn over(spool: Spool) -> Trees {
         let disk = spool.dir().join("disk");
         for state in QueueState::ALL {
             fs::create_dir_all(disk.join(state.as_str())).unwrap();
@@ -32,7 +41,7 @@ impl Trees {
     }
 
     /// Four messages of a row: `$A` and `$B` in `hold`, `$C` and `$D` in `deferred`.
-    fn put(&self, row: usize) {
+    fn put_four(&self, row: usize) {
         let store = self.spool.open();
         for (name, state) in [('a', Hold), ('b', Hold), ('c', Deferred), ('d', Deferred)] {
             let message = message(&format!("r{row}{name}"), state);
@@ -53,7 +62,7 @@ impl Trees {
     pub fn same(&self, scripts: &[&str]) {
         let mut wrong = Vec::new();
         for (row, script) in scripts.iter().enumerate() {
-            self.put(row);
+            self.put_four(row);
             let script = self.script(row, script);
             let shell = &["bash"];
             let disk = self.spool.start_in(shell, &script, &self.disk).wait();
@@ -78,7 +87,7 @@ impl Trees {
     pub fn differ(&self, rows: &[(&str, i32, &str)]) {
         let mut wrong = Vec::new();
         for (row, (script, status, complaint)) in rows.iter().enumerate() {
-            self.put(row);
+            self.put_four(row);
             let before = self.spool.rows();
             let script = self.script(row, script);
             let output = self.mount.bash(&script);
