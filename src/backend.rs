@@ -337,8 +337,9 @@ pub trait Backend: Send + Sync {
     /// [`Error::AlreadyExists`] if it is in any, the hidden one included.
     fn insert(&self, ctx: &Context, metadata: &MessageMetadata) -> Result<Revision>;
 
-    /// [`insert`](Backend::insert) of many, each with its own answer, in their order. They are
-    /// inserted in any order, and share commits and flushes where the store can share them.
+    /// [`insert`](Backend::insert) of many, each with its own answer, in their order, as fast as the
+    /// store can: into a store that nobody else writes, where [`apply`](Backend::apply) would leave
+    /// gaps for nobody. They are inserted in any order, and share commits and flushes.
     fn insert_all(&self, ctx: &Context, messages: &[MessageMetadata]) -> Vec<Result<Revision>> {
         let share = messages.len().div_ceil(TOGETHER).max(1);
         std::thread::scope(|scope| {

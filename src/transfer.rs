@@ -6,8 +6,9 @@
 //! message that can't be taken is told of, and left where it is.
 //! Must not know: the command line, FUSE.
 
-use crate::backend::{Context, Error};
 use std::time::Duration;
+
+use crate::backend::{Actor, Context};
 
 mod archive;
 mod copy;
@@ -21,6 +22,8 @@ pub use import::{Imported, import};
 
 /// Who hears how far a transfer is, and may end it.
 pub struct Watch<'a> {
+    /// Who asks for it: the logs of what is changed tell so.
+    pub actor: Option<Actor>,
     /// Hears how many messages are done, now and then.
     pub done: &'a mut dyn FnMut(u64),
     /// Hears of a message that is not taken: which, and why.
@@ -29,30 +32,20 @@ pub struct Watch<'a> {
     pub going: &'a (dyn Fn() -> bool + Sync),
 }
 
+impl Watch<'_> {
+    /// Time for one step that changes something.
+    fn ctx(&self) -> Context {
+        match &self.actor {
+            Some(actor) => ctx().by(actor.clone()),
+            None => ctx(),
+        }
+    }
+}
+
 /// Messages that one step takes.
 const STEP: usize = 1000;
 
-/// Time for one step.
+/// Time for one step that reads.
 fn ctx() -> Context {
     Context::within(Duration::from_secs(60))
-}
-
-/// Whether an error is about one message, so that the others can be taken all the same.
-fn is_of_one(error: &Error) -> bool {
-    match error {
-        Error::NotFound
-        | Error::AlreadyExists { .. }
-        | Error::StateConflict { .. }
-        | Error::StaleRevision { .. }
-        | Error::InvalidId(_)
-        | Error::InvalidDocument(_)
-        | Error::Corrupt(_) => true,
-        Error::Missing(_)
-        | Error::Busy(_)
-        | Error::Closed
-        | Error::StorageFull(_)
-        | Error::ReadOnly
-        | Error::Durability(_)
-        | Error::Unavailable(_) => false,
-    }
 }

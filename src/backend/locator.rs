@@ -114,7 +114,7 @@ impl Locator {
     }
 
     /// Gives the space of removed messages back to the disk, of a spool that nobody has open; its
-    /// bytes before and after. [`Error::Busy`] if somebody has. `going` is asked now and then;
+    /// bytes before and after, 0 both of a kind that keeps none. [`Error::Busy`] if somebody has. `going` is asked now and then;
     /// `false` ends it, with the spool as it was.
     pub fn compact(&self, going: &(dyn Fn() -> bool + Sync)) -> Result<(u64, u64)> {
         match self {

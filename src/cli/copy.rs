@@ -96,6 +96,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mark = Mark::of(&from, &to, || count(&*target, &to))?;
     let progress = RefCell::new(Progress::new("copy", total));
     let mut watch = Watch {
+        // The target's log would hold nothing but this.
+        actor: None,
         done: &mut |count| progress.borrow_mut().done(count),
         trouble: &mut |what, why| progress.borrow_mut().say(&format!("copy {what}: {why}")),
         going: &|| interrupt.going(),

@@ -14,7 +14,7 @@ use super::failure::PARTLY;
 use super::filter::Filters;
 use super::output::complain;
 use super::place::{self, Place, ctx};
-use super::progress::{Interrupt, Progress};
+use super::progress::{Interrupt, Progress, actor};
 use crate::backend::{Backend, Context};
 use crate::model::QueueState;
 use crate::newfile::NewFile;
@@ -145,6 +145,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let file = File::open(&arguments.output).map_err(at_file)?;
         let progress = RefCell::new(Progress::new("export --delete", exported.written));
         let mut watch = Watch {
+            actor: Some(actor("export")),
             done: &mut |count| progress.borrow_mut().done(count),
             trouble: &mut |what, why| {
                 progress
@@ -204,6 +205,7 @@ impl Whole<'_> {
         let filter = self.arguments.filters.now();
         let progress = RefCell::new(Progress::new("export", total));
         let mut watch = Watch {
+            actor: Some(actor("export")),
             done: &mut |count| progress.borrow_mut().done(count),
             trouble: &mut |what, why| progress.borrow_mut().say(&format!("export {what}: {why}")),
             going: &going,

@@ -13,7 +13,7 @@ use super::Failure;
 use super::failure::PARTLY;
 use super::output::Output;
 use super::place::Place;
-use super::progress::{Interrupt, Progress};
+use super::progress::{Interrupt, Progress, actor};
 use crate::transfer::{self, Imported, Watch};
 
 /// Store the messages of files that "retryspoolfs export" wrote, or of any JSON Lines or tar of
@@ -61,6 +61,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let before = all.stored + all.same + all.refused;
         let progress = RefCell::new(Progress::new("import", 0));
         let mut watch = Watch {
+            actor: Some(actor("import")),
             done: &mut |count| progress.borrow_mut().done(before + count),
             trouble: &mut |at, why| {
                 progress

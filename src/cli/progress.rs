@@ -13,6 +13,7 @@ use signal_hook::flag;
 use super::Failure;
 use super::failure::INTERRUPTED;
 use super::output::complain;
+use crate::backend::Actor;
 
 /// How often the line changes.
 const EVERY: Duration = Duration::from_millis(200);
@@ -71,6 +72,16 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+/// Who asks for a command's changes: this user, this process, this command.
+pub fn actor(command: &str) -> Actor {
+    Actor {
+        // SAFETY: it has no preconditions, and can't fail.
+        uid: unsafe { libc::getuid() },
+        pid: std::process::id(),
+        command: format!("retryspoolfs {command}"),
     }
 }
 

@@ -16,7 +16,8 @@ use crate::backend::Context;
 ///
 /// The file can be mounted, with "-o ro" also where nothing can be written. It has mode 0600, is
 /// there when it is whole and on the disk, and never replaces another. Nobody who writes the spool
-/// has to wait.
+/// has to wait, once a mount has prepared it: before that, RetrySpool's own file has no write-ahead
+/// log, and its writers wait while it is read.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -59,6 +60,10 @@ pub fn compact(arguments: &Compact) -> Result<ExitCode, Failure> {
     let place = Place::named(&arguments.spool)?;
     let interrupt = Interrupt::catch()?;
     match place.locator.compact(&|| interrupt.going()) {
+        Ok((0, 0)) => {
+            super::output::complain("compact: removed messages have left nothing behind");
+            Ok(ExitCode::SUCCESS)
+        }
         Ok((before, after)) => {
             super::output::complain(&format!("compact: {before} bytes before, {after} after"));
             Ok(ExitCode::SUCCESS)

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{STEP, Watch, ctx, is_of_one};
+use super::{STEP, Watch, ctx};
 use crate::backend::{Backend, ChangeFeed, Error, Result};
 use crate::model::{MessageId, MessageMetadata, QueueState, Stored};
 
@@ -218,12 +218,14 @@ impl Copy<'_, '_> {
         if new.is_empty() {
             return Ok(());
         }
-        let answers = self.to.insert_all(&ctx(), &new);
+        let answers = self.to.insert_all(&self.watch.ctx(), &new);
         for (metadata, answer) in new.into_iter().zip(answers) {
             match answer {
                 Ok(_) => self.done.copied += 1,
                 Err(Error::AlreadyExists { .. }) => odd.push(metadata.id),
-                Err(error) if is_of_one(&error) => self.refuse(&metadata.id, &error.to_string()),
+                Err(error) if !error.is_of_the_store() => {
+                    self.refuse(&metadata.id, &error.to_string())
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -243,7 +245,7 @@ impl Copy<'_, '_> {
                     | Error::StateConflict { .. }
                     | Error::StaleRevision { .. },
                 ) => {}
-                Err(error) if is_of_one(&error) => {
+                Err(error) if !error.is_of_the_store() => {
                     self.refuse(id, &error.to_string());
                     return Ok(());
                 }
@@ -261,14 +263,15 @@ impl Copy<'_, '_> {
         match (source, target) {
             (None, None) => Ok(true),
             (Some(source), None) => {
-                self.to.insert(&ctx(), &source.metadata)?;
+                self.to.insert(&self.watch.ctx(), &source.metadata)?;
                 self.done.copied += 1;
                 Ok(false)
             }
             (None, Some(_)) if !self.owned => Ok(true),
             (None, Some(target)) => {
                 let state = target.metadata.state;
-                self.to.remove(&ctx(), id, state, Some(target.revision))?;
+                self.to
+                    .remove(&self.watch.ctx(), id, state, Some(target.revision))?;
                 self.done.removed += 1;
                 Ok(false)
             }
@@ -283,7 +286,8 @@ impl Copy<'_, '_> {
             return Ok(true);
         }
         if new.updated > old.updated {
-            self.to.replace(&ctx(), old.state, target.revision, new)?;
+            self.to
+                .replace(&self.watch.ctx(), old.state, target.revision, new)?;
             self.done.updated += 1;
             return Ok(false);
         }
@@ -302,8 +306,8 @@ impl Copy<'_, '_> {
             return Ok(true);
         }
         self.to
-            .remove(&ctx(), &new.id, old.state, Some(target.revision))?;
-        self.to.insert(&ctx(), new)?;
+            .remove(&self.watch.ctx(), &new.id, old.state, Some(target.revision))?;
+        self.to.insert(&self.watch.ctx(), new)?;
         self.done.updated += 1;
         Ok(false)
     }

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::{self, Write};
 
-use super::{Archive, STEP, Watch, ctx, is_of_one, read};
-use crate::backend::{Backend, Error, Pages};
+use super::{Archive, STEP, Watch, ctx, read};
+use crate::backend::{Backend, Context, Error, Pages};
 use crate::model::{Filter, MessageMetadata, QueueState, Timestamp};
 
 /// What an export wrote.
@@ -98,7 +98,7 @@ pub fn remove(
         };
         let kept = match state {
             QueueState::Active if !active => Some("a worker has it; --active removes it".into()),
-            _ => match still(store, &written) {
+            _ => match still(store, &watch.ctx(), &written) {
                 Ok(kept) => kept,
                 Err(error) => {
                     failed = Some(error);
@@ -123,16 +123,20 @@ pub fn remove(
 }
 
 /// Removes a message that is still as written; or why it was kept.
-fn still(store: &dyn Backend, written: &MessageMetadata) -> Result<Option<String>, Error> {
+fn still(
+    store: &dyn Backend,
+    ctx: &Context,
+    written: &MessageMetadata,
+) -> Result<Option<String>, Error> {
     let changed = || Ok(Some("it was changed since it was written".to_owned()));
-    let removed = match store.get(&ctx(), &written.id)? {
+    let removed = match store.get(ctx, &written.id)? {
         None => return Ok(Some("somebody else removed it".into())),
         Some(stored) if stored.metadata != *written => return changed(),
-        Some(stored) => store.remove(&ctx(), &written.id, written.state, Some(stored.revision)),
+        Some(stored) => store.remove(ctx, &written.id, written.state, Some(stored.revision)),
     };
     match removed {
         Ok(_) => Ok(None),
-        Err(error) if is_of_one(&error) => changed(),
+        Err(error) if !error.is_of_the_store() => changed(),
         Err(error) => Err(error),
     }
 }

@@ -3,8 +3,8 @@
 use std::io::Read;
 
 use super::export::Failed;
-use super::{STEP, Watch, ctx, is_of_one, read};
-use crate::backend::{Backend, Error};
+use super::{STEP, Watch, ctx, read};
+use crate::backend::{Backend, Error, Proposal};
 use crate::document::Document;
 use crate::document::updated::{Opened, Verdict, Write, decide};
 use crate::model::{MessageId, MessageMetadata, QueueState, Timestamp};
@@ -81,18 +81,18 @@ impl Import<'_> {
     fn store(&mut self, watch: &mut Watch<'_>) -> Result<(), Failed> {
         let waiting = std::mem::take(&mut self.waiting);
         let now = Timestamp::now();
-        let new: Vec<MessageMetadata> = waiting
+        let new: Vec<Proposal> = waiting
             .iter()
             .map(|(_, id, document)| {
                 let state = document.state.unwrap_or(QueueState::Incoming);
                 let given = document.updated.filter(|given| *given <= now);
-                MessageMetadata {
+                Proposal::Insert(MessageMetadata {
                     updated: given.unwrap_or(now),
                     ..document.clone().into_new(id.clone(), state, now)
-                }
+                })
             })
             .collect();
-        let answers = self.store.insert_all(&ctx(), &new);
+        let answers = self.store.apply(&watch.ctx(), &new);
         for ((place, id, document), answer) in waiting.into_iter().zip(answers) {
             match answer {
                 Ok(_) => self.done.stored += 1,
@@ -105,7 +105,7 @@ impl Import<'_> {
                         self.refuse(&place, &why, watch);
                     }
                 },
-                Err(error) if is_of_one(&error) => {
+                Err(error) if !error.is_of_the_store() => {
                     self.refuse(&place, &format!("{id}: {error}"), watch);
                 }
                 Err(error) => return Err(error.into()),
@@ -118,7 +118,7 @@ impl Import<'_> {
     /// Whether the document changes nothing of what is stored.
     fn is_same(&self, id: &MessageId, document: &Document) -> Result<bool, Error> {
         let stored = match self.store.get(&ctx(), id) {
-            Err(error) if is_of_one(&error) => return Ok(false),
+            Err(error) if !error.is_of_the_store() => return Ok(false),
             stored => stored?,
         };
         let Some(stored) = stored else {

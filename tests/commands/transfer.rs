@@ -224,6 +224,53 @@ fn a_copy_while_the_source_is_worked_on() {
 }
 
 #[test]
+fn to_retryspools_own_directory_and_back() {
+    let spool = Spool::with(many(120));
+    let said = spool.bash(
+        "$PROGRAM copy $SPOOL dir:meta && $PROGRAM copy dir:meta sqlite:back.db && $PROGRAM check dir:meta",
+    );
+    assert!(said.status.success() && said.stdout.is_empty(), "{said:?}");
+    assert!(all(&spool.dir().join("back.db")) == all(&spool.path()));
+    // What is not RetrySpool's own is not left in it: it would be taken for a message or a state.
+    assert_eq!(
+        spool.bash("ls meta; ls -A . | grep copying").stdout,
+        "active\narchived\nbounce\ndeferred\nhold\nincoming\n"
+    );
+    // It follows: moved, removed, changed, new; each again on the way back.
+    let store = spool.open();
+    let id = |name: &str| name.parse().unwrap();
+    store
+        .move_to_state(
+            &ctx(),
+            &id("m00002"),
+            QueueState::Deferred,
+            QueueState::Hold,
+        )
+        .unwrap();
+    store.delete_meta(&ctx(), &id("m00003")).unwrap();
+    let new = message("new", QueueState::Hold);
+    store.insert(&ctx(), &new).unwrap();
+    let said = spool.bash(
+        "$PROGRAM copy --mirror $SPOOL dir:meta && $PROGRAM copy --mirror dir:meta sqlite:back.db",
+    );
+    assert!(said.status.success(), "{said:?}");
+    assert!(all(&spool.dir().join("back.db")) == all(&spool.path()));
+    // An ID that no file there can have is told, and the rest is copied.
+    store
+        .insert(&ctx(), &message("a/b", QueueState::Hold))
+        .unwrap();
+    let said = spool.bash("$PROGRAM copy $SPOOL dir:meta");
+    assert_eq!(said.status.code(), Some(3), "{said:?}");
+    assert!(said.stderr.contains("copy a/b: "), "{said:?}");
+    // An export of it, and back into it.
+    let said = spool.bash(
+        "$PROGRAM export dir:meta -o q.tar.gz && $PROGRAM init dir:again && $PROGRAM import dir:again q.tar.gz && $PROGRAM copy dir:again again.db",
+    );
+    assert!(said.status.success(), "{said:?}");
+    assert!(all(&spool.dir().join("again.db")) == all(&spool.dir().join("back.db")));
+}
+
+#[test]
 fn what_cant_be_copied_is_told() {
     let spool = Spool::with(some());
     spool.execute("UPDATE messages SET headers = '{' WHERE id = 'hold-1'");
@@ -337,6 +384,7 @@ fn what_was_changed_since_the_export_is_kept() {
     let file = std::fs::File::open(spool.dir().join("q.jsonl")).unwrap();
     let mut told = Vec::new();
     let mut watch = retryspoolfs::transfer::Watch {
+        actor: None,
         done: &mut |_| {},
         trouble: &mut |at, why| told.push(format!("{at}: {why}")),
         going: &|| true,

@@ -12,6 +12,7 @@ mod calls;
 mod changes;
 mod feed;
 mod listing;
+mod upkeep;
 
 pub use apply::*;
 pub use audit::*;
@@ -19,6 +20,7 @@ pub use calls::*;
 pub use changes::*;
 pub use feed::*;
 pub use listing::*;
+pub use upkeep::*;
 
 /// A spool that can be opened, closed and opened again; it ends with this value.
 pub struct Spool {
@@ -92,6 +94,9 @@ macro_rules! conformance {
             apply_answers_each_by_itself
             apply_makes_many
             of_two_racing_appliers_each_message_has_one_winner
+            insert_all_answers_each
+            a_sound_store_has_no_findings
+            what_is_frozen_stays_as_it_was
             one_of_two_racing_movers_wins
             one_of_two_racing_inserters_wins
             one_of_two_racing_editors_wins

@@ -8,3 +8,4 @@ mod fstab;
 mod killed;
 mod package;
 mod sandbox;
+mod service;

@@ -152,7 +152,7 @@ impl Directory {
             for (id, look) in found.messages.into_iter().zip(read) {
                 match look? {
                     Brief::Absent => {}
-                    Brief::Foreign => watch.suspect(dir.state, format!("{id}.json").into()),
+                    Brief::Foreign => watch.suspect(dir.state, plain(&id).into()),
                     Brief::Message(entry, names_its_state) => {
                         if !names_its_state {
                             watch.misnamed.insert(id.clone(), Instant::now());
@@ -300,6 +300,14 @@ impl Directory {
             .as_ref()
             .is_some_and(|found| !found.names_its_state);
         note_since(&mut watch.misnamed, &id, misnamed);
+        if !watch.told.is_empty() {
+            // What is no longer foreign can be told of again.
+            for state in QueueState::ALL {
+                if seen.foreign.iter().all(|(foreign, _)| *foreign != state) {
+                    watch.told.remove(&(state, name.clone().into()));
+                }
+            }
+        }
         let stored = seen.best.as_ref().map(|found| &found.stored);
         self.observe(&id, stored);
         Ok(())
@@ -340,7 +348,7 @@ impl Directory {
         let marks: Vec<Option<FileStat>> = found
             .messages
             .iter()
-            .map(|id| file::stat(dir, &format!("{id}.json")).unwrap_or(None))
+            .map(|id| file::stat(dir, &plain(id)).unwrap_or(None))
             .collect();
         let known = self.known.lock();
         let Some(index) = &known.index else {
@@ -501,11 +509,17 @@ enum Brief {
 }
 
 fn brief(dir: &StateDir, id: &MessageId) -> Result<Brief> {
-    Ok(match file::read(dir, &format!("{id}.json"), id)? {
+    Ok(match file::read(dir, &plain(id), id)? {
         Look::Absent => Brief::Absent,
         Look::Foreign(_) => Brief::Foreign,
         Look::Message(found) => Brief::Message(Entry::of(&found.stored), found.names_its_state),
     })
+}
+
+/// The name that an ID was read from.
+fn plain(id: &MessageId) -> String {
+    // An ID that was read from a name has that name.
+    PlainName::of_id(id).unwrap_or_default()
 }
 
 fn times(dir: &StateDir) -> Result<(i64, i64)> {

@@ -51,7 +51,15 @@ pub fn freeze(
     going: &(dyn Fn() -> bool + Sync),
 ) -> Result<SqliteBackend> {
     let failed = |error: io::Error| unavailable(place.path(), error);
-    let (temporary, empty) = NewFile::beside(place.path()).map_err(failed)?;
+    let made = NewFile::beside(place.path()).or_else(|error| match error.kind() {
+        // Who may only read the spool still has room elsewhere.
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            let name = place.path().file_name().unwrap_or_default();
+            NewFile::beside(&std::env::temp_dir().join(name))
+        }
+        _ => Err(error),
+    });
+    let (temporary, empty) = made.map_err(failed)?;
     drop(empty);
     copy(place, access, temporary.temporary(), going)?;
     let mut store = SqliteFactory::new(temporary.temporary())

@@ -189,7 +189,9 @@ fn rows_that_no_name_can_express_are_in_no_count() {
     // A store that never writes answers right before anyone has settled them.
     let reader = SqliteFactory::new(&path).read_only(true).open().unwrap();
     assert_exact(&reader, &path);
+    assert_eq!(reader.inexpressible(&ctx()).unwrap(), 4);
     assert_exact(&store, &path);
+    assert_eq!(store.inexpressible(&ctx()).unwrap(), 4);
     assert_exact(&reader, &path);
     let listed = store.scan(&ctx(), Incoming, None, 99).unwrap();
     assert_eq!(listed, [id("ok"), id("ä")]);
@@ -248,6 +250,7 @@ fn a_read_only_store_computes_what_was_never_prepared() {
     let before = std::fs::read(&path).unwrap();
     let store = SqliteFactory::new(&path).read_only(true).open().unwrap();
     assert_exact(&store, &path);
+    assert_eq!(store.inexpressible(&ctx()).unwrap(), 7);
     assert_eq!(
         store.get_meta(&ctx(), &id("m2")).unwrap().updated,
         time(T0 + 2, 0)
