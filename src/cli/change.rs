@@ -168,10 +168,10 @@ pub fn run(place: &Place, command: Command) -> Result<ExitCode, Failure> {
         false => place.change()?,
     };
     let mut work = Work::begin(command.name, command.past)?;
-    let stop = std::sync::Arc::clone(&work.stop);
+    let stop = work.interrupt.flag();
     let job = Job {
         store: &*store,
-        actor: work.actor(),
+        actor: super::progress::actor(work.name),
         act: command.act,
         only: command.only,
         active: options.active,

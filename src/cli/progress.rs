@@ -102,6 +102,11 @@ impl Interrupt {
         Ok(Interrupt(came))
     }
 
+    /// What is set when one comes.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+
     /// Whether to go on.
     pub fn going(&self) -> bool {
         !self.0.load(Ordering::Relaxed)

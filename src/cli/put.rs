@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::process::ExitCode;
-use std::sync::atomic::Ordering::Relaxed;
 
 use clap::Args;
 
@@ -93,11 +92,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             error = Some(why.to_string());
             break;
         }
-        if putting.work.stop.load(Relaxed) {
+        if !putting.work.interrupt.going() {
             break;
         }
     }
-    let Putting { work, tally, .. } = putting;
+    let Putting {
+        mut work, tally, ..
+    } = putting;
     work.end(tally, messages(tally.done), &place, error)
 }
 
@@ -116,7 +117,7 @@ impl Putting<'_> {
             }
             if batch.len() == AT_ONCE {
                 self.store(&std::mem::take(&mut batch))?;
-                if self.work.stop.load(Relaxed) {
+                if !self.work.interrupt.going() {
                     return Ok(());
                 }
             }

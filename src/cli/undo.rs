@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering::Relaxed;
 
 use clap::Args;
 
@@ -109,7 +108,7 @@ fn back(
     tally: &mut Tally,
 ) -> Result<(), Error> {
     let mut pace = Pace::new(bounds.rate);
-    let stop = std::sync::Arc::clone(&work.stop);
+    let stop = work.interrupt.flag();
     let limit = usize::try_from(bounds.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     let mut left = &plan.steps[..plan.steps.len().min(limit)];
     while !left.is_empty() {
@@ -162,7 +161,7 @@ fn preview(
 ) -> Result<ExitCode, Failure> {
     let mut examples: Vec<&Step> = Vec::new();
     for step in &plan.steps {
-        if work.stop.load(Relaxed) {
+        if !work.interrupt.going() {
             return Err(Failure::interrupted("undo: interrupted; nothing was done"));
         }
         let checked = step.check(store, &place::ctx());

@@ -1,16 +1,14 @@
 //! What the changing commands share: who asks, how a user is asked, shown and interrupted.
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use super::Failure;
 use super::output::{complain, printable};
 use super::place::Place;
-use crate::backend::{Actor, Context};
+use super::progress::{self, Interrupt, Progress};
+use crate::backend::Context;
 use crate::model::{MessageId, Timestamp};
 use crate::operate::{Skip, Tally};
 
@@ -51,12 +49,12 @@ pub struct Work {
     pub name: &'static str,
     /// What it does, and what it has done: `moved to hold`.
     pub past: String,
-    /// Set when SIGINT or SIGTERM came.
-    pub stop: Arc<AtomicBool>,
+    /// Whether SIGINT or SIGTERM came.
+    pub interrupt: Interrupt,
     /// Whether it changes anything, which can be undone.
     pub changes: bool,
     start: Timestamp,
-    shown: Option<Instant>,
+    progress: Progress,
     told: u64,
     /// Whether some message was left alone because somebody else was faster.
     raced: bool,
@@ -66,38 +64,21 @@ impl Work {
     /// Begins. A first SIGINT or SIGTERM ends it after the step under way, a second one at once:
     /// the store keeps every message whole in both cases.
     pub fn begin(name: &'static str, past: String) -> Result<Work, Failure> {
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [libc::SIGINT, libc::SIGTERM] {
-            // In this order: the first signal finds the flag unset, and sets it.
-            signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))
-                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-                .map_err(|error| format!("{name}: signals can't be caught: {error}"))?;
-        }
         Ok(Work {
             name,
             past,
-            stop,
+            interrupt: Interrupt::catch()?,
             changes: true,
             start: Timestamp::now(),
-            shown: None,
+            progress: Progress::new(name, 0),
             told: 0,
             raced: false,
         })
     }
 
-    /// Who asks for the changes: this user, this process, this command.
-    pub fn actor(&self) -> Actor {
-        Actor {
-            // SAFETY: it can't fail.
-            uid: unsafe { libc::getuid() },
-            pid: std::process::id(),
-            command: format!("retryspoolfs {}", self.name),
-        }
-    }
-
     /// The context of one call that changes something.
     pub fn ctx(&self) -> Context {
-        super::place::ctx().by(self.actor())
+        super::place::ctx().by(progress::actor(self.name))
     }
 
     /// Tells of a message that is left alone; the first few only.
@@ -114,26 +95,13 @@ impl Work {
     pub fn left_alone(&mut self, line: &str) {
         self.told += 1;
         if self.told <= TOLD {
-            self.clear();
-            complain(&format!("{} {line}", self.name));
+            self.progress.say(&format!("{} {line}", self.name));
         }
     }
 
     /// Shows how far it is, on a terminal, a few times a second.
     pub fn progress(&mut self, tally: &Tally) {
-        let due = self
-            .shown
-            .is_none_or(|shown| shown.elapsed() > Duration::from_millis(200));
-        if due && io::stderr().is_terminal() {
-            self.shown = Some(Instant::now());
-            let _ = write!(io::stderr(), "\r{} {} \u{1b}[K", tally.done, self.past);
-        }
-    }
-
-    fn clear(&self) {
-        if self.shown.is_some() {
-            let _ = write!(io::stderr(), "\r\u{1b}[K");
-        }
+        self.progress.done(tally.done);
     }
 
     /// Asks on a terminal whether to go on; elsewhere that takes --yes.
@@ -149,20 +117,20 @@ impl Work {
         let mut answer = String::new();
         let read = io::stdin().lock().read_line(&mut answer);
         match (read, answer.trim()) {
-            (Ok(_), "y" | "Y" | "yes") if !self.stop.load(Relaxed) => Ok(()),
+            (Ok(_), "y" | "Y" | "yes") if self.interrupt.going() => Ok(()),
             _ => Err(format!("{name}: nothing was done").into()),
         }
     }
 
     /// The last lines, and the exit code.
     pub fn end(
-        &self,
+        &mut self,
         tally: Tally,
         what: &str,
         place: &Place,
         error: Option<String>,
     ) -> Result<std::process::ExitCode, Failure> {
-        self.clear();
+        self.progress.clear();
         let Tally {
             done,
             unchanged,
@@ -198,7 +166,7 @@ impl Work {
                 _ => Failure::partly(text),
             });
         }
-        if self.stop.load(Relaxed) {
+        if !self.interrupt.going() {
             return Err(Failure::interrupted(format!(
                 "{}: interrupted: {}; every message is in exactly one state, and the same command goes on from here",
                 self.name,
