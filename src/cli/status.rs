@@ -19,7 +19,7 @@ use crate::overview::{Level, Measured, StateStatus, Status, Thresholds, Traffic}
 ///
 /// Nothing is listed for it, so it takes as long for a million messages as for none. "The queue"
 /// is what waits for delivery: incoming, active and deferred. Rates are those of the last ten
-/// minutes, or of the last ten thousand changes if these took less.
+/// minutes, or of the last four thousand changes if these took less.
 #[derive(Args, Debug)]
 #[command(
     override_usage = "retryspoolfs status [OPTIONS] [SPOOL]",

@@ -15,14 +15,14 @@ pub const WAITING: [QueueState; 3] = [
 /// How far back rates look.
 const WINDOW: Duration = Duration::from_secs(600);
 
-/// How many changes are looked at, newest first: some 10 ms. The second number is for a log that
-/// has no more.
-const LOOKED_AT: [u64; 2] = [10_000, 500];
+/// How many of the newest changes are looked at, some 4 us each: the first number if they are all
+/// there is of the last ten minutes, else the second.
+const LOOKED_AT: [u64; 2] = [500, 4_000];
 
 /// What came and went over a stretch of time that ends now.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Traffic {
-    /// How long it is: ten minutes, or what the last ten thousand changes took.
+    /// How long it is: ten minutes, or what the last four thousand changes took.
     pub over: Duration,
     /// Messages that came into each state, by its number.
     pub arrived: [u64; 6],
@@ -41,17 +41,19 @@ impl Traffic {
             return Ok(None);
         };
         let now = Timestamp::now();
-        Ok(Some(Traffic::from_changes(&recent(feed, ctx)?, now)))
+        let (changes, more) = recent(feed, ctx, now.saturating_sub(WINDOW))?;
+        Ok(Some(Traffic::from_changes(&changes, more, now)))
     }
 
-    /// What these changes make, the newest of the log, oldest first.
-    fn from_changes(changes: &[Change], now: Timestamp) -> Traffic {
+    /// What these changes make, the newest of the log, oldest first; whether there are `more`
+    /// before them.
+    fn from_changes(changes: &[Change], more: bool, now: Timestamp) -> Traffic {
         let begin = now.saturating_sub(WINDOW);
         let within: Vec<&Change> = changes.iter().filter(|c| c.at >= begin).collect();
         // All there is of ten minutes; or, where there were too many to look at, of less.
-        let cut = within.len() as u64 >= LOOKED_AT[0];
+        let cut = more && within.len() == changes.len();
         let over = match within.first() {
-            Some(first) if cut => now.since(first.at).max(Duration::from_secs(1)),
+            Some(first) if cut => now.since(first.at).max(Duration::from_millis(1)),
             _ => WINDOW,
         };
         let mut traffic = Traffic {
@@ -81,7 +83,7 @@ impl Traffic {
 
     /// So many in [`over`](Traffic::over), as a number a minute.
     pub fn per_minute(&self, count: u64) -> f64 {
-        count as f64 * 60.0 / self.over.as_secs_f64().max(1.0)
+        count as f64 * 60.0 / self.over.as_secs_f64().max(0.001)
     }
 
     /// When a queue of `waiting` messages is empty if it goes on so; `None` if it does not shrink.
@@ -98,9 +100,11 @@ impl Traffic {
     }
 }
 
-/// The newest changes of the log, oldest first.
-fn recent(feed: &dyn ChangeFeed, ctx: &Context) -> Result<Vec<Change>> {
+/// The newest changes of the log, oldest first, back to `begin` at least where that is not too far;
+/// and whether the log has more before them.
+fn recent(feed: &dyn ChangeFeed, ctx: &Context, begin: Timestamp) -> Result<(Vec<Change>, bool)> {
     let newest = feed.newest(ctx)?;
+    let (mut changes, mut more) = (Vec::new(), false);
     for count in LOOKED_AT {
         let after = newest.saturating_sub(count);
         // Behind the newest change the feed would wait for one.
@@ -108,11 +112,16 @@ fn recent(feed: &dyn ChangeFeed, ctx: &Context) -> Result<Vec<Change>> {
             break;
         }
         let found = feed.changes(ctx, after, count as usize)?;
-        if !found.lost {
-            return Ok(found.changes);
+        // The log does not go back so far.
+        if found.lost {
+            break;
+        }
+        (changes, more) = (found.changes, after > 0);
+        if !more || changes.first().is_none_or(|first| first.at < begin) {
+            break;
         }
     }
-    Ok(Vec::new())
+    Ok((changes, more))
 }
 
 #[cfg(test)]
@@ -148,7 +157,7 @@ mod tests {
             change(50, Some(Deferred), None),
             change(20, Some(Hold), Some(Deferred)),
         ];
-        let traffic = Traffic::from_changes(&changes, now());
+        let traffic = Traffic::from_changes(&changes, true, now());
         assert_eq!(traffic.over, WINDOW);
         assert_eq!(traffic.arrived, [1, 1, 1, 1, 0, 0]);
         assert_eq!(traffic.left, [1, 1, 2, 1, 0, 0]);
@@ -162,15 +171,19 @@ mod tests {
     #[test]
     fn a_queue_that_does_not_shrink_is_never_empty() {
         let grows = [change(9, None, Some(Incoming))];
-        assert_eq!(Traffic::from_changes(&grows, now()).empty_in(1), None);
-        assert_eq!(Traffic::from_changes(&[], now()).empty_in(1), None);
+        assert_eq!(
+            Traffic::from_changes(&grows, false, now()).empty_in(1),
+            None
+        );
+        assert_eq!(Traffic::from_changes(&[], false, now()).empty_in(1), None);
     }
 
     #[test]
     fn many_changes_are_a_shorter_stretch() {
-        let many = vec![change(20, None, Some(Incoming)); LOOKED_AT[0] as usize];
-        let traffic = Traffic::from_changes(&many, now());
+        let many = vec![change(20, None, Some(Incoming)); 1000];
+        let traffic = Traffic::from_changes(&many, true, now());
         assert_eq!(traffic.over, Duration::from_secs(20));
-        assert_eq!(traffic.per_minute(traffic.arrived[0]), 30_000.0);
+        assert_eq!(traffic.per_minute(traffic.arrived[0]), 3_000.0);
+        assert_eq!(Traffic::from_changes(&many, false, now()).over, WINDOW);
     }
 }
