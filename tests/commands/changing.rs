@@ -481,7 +481,7 @@ fn deleted_documents_are_saved_and_put_back() {
     let script = "exec $PROGRAM delete $SPOOL hold --save $WORK/part.jsonl --rate 10";
     let script = spool.start_in(&["bash"], script, spool.dir());
     eventually("it has begun", || spool.count(Hold) < 30);
-    signal(&script, libc::SIGSTOP);
+    stop(&script, &spool);
     spool.execute("UPDATE messages SET priority = 9 WHERE id = 'm29'");
     signal(&script, libc::SIGCONT);
     ends(&script.wait(), 3, "m29: the message was changed meanwhile");

@@ -38,6 +38,17 @@ const LONGEST_GAP: Duration = Duration::from_millis(10);
 /// The longest pause between two tries for the lock.
 const LONGEST_PAUSE: Duration = Duration::from_millis(2);
 
+/// A checkpoint on the way leaves the log as it is while any reader is in it, so readers that
+/// overlap let it grow for ever. From so many pages on (16 MiB) the writer waits for them: those
+/// that begin meanwhile read the database file alone.
+const LONGEST_LOG: i64 = 4096;
+
+/// How long it waits. Nobody else can write meanwhile.
+const READERS_WAIT: Duration = Duration::from_millis(20);
+
+/// How many commits pass between two looks at the log's length.
+const LOG_EVERY: u64 = 64;
+
 /// How many commits pass between two looks at the room for a full disk.
 const ROOM_EVERY: u64 = 1024;
 
@@ -53,6 +64,8 @@ pub struct Writer {
     last_bulk: Mutex<Option<(Instant, Duration)>>,
     /// How many commits there were when the room for a full disk was last looked at.
     room_checked: AtomicU64,
+    /// The same for the log's length.
+    log_checked: AtomicU64,
 }
 
 #[derive(Default)]
@@ -123,6 +136,7 @@ impl Writer {
             operations: AtomicU64::new(0),
             last_bulk: Mutex::default(),
             room_checked: AtomicU64::new(0),
+            log_checked: AtomicU64::new(0),
         })
     }
 
@@ -242,6 +256,7 @@ impl Writer {
             }
         }
         self.transaction(conn);
+        self.bound_log(conn);
         self.keep_room(conn);
     }
 
@@ -359,6 +374,31 @@ impl Writer {
         conn.prepare_cached("COMMIT")?.execute([])?;
         self.commits.fetch_add(1, Relaxed);
         Ok(())
+    }
+
+    /// Looks now and then whether the log has become too long, and lets it begin anew.
+    fn bound_log(&self, conn: &Connection) {
+        let commits = self.commits.load(Relaxed);
+        if commits < self.log_checked.load(Relaxed) + LOG_EVERY {
+            return;
+        }
+        self.log_checked.store(commits, Relaxed);
+        let bounded = || {
+            // It only tells.
+            let pages: i64 = conn
+                .prepare_cached("PRAGMA wal_checkpoint(NOOP)")?
+                .query_row([], |row| row.get(1))?;
+            if pages <= LONGEST_LOG {
+                return Ok(());
+            }
+            conn.busy_timeout(READERS_WAIT)?;
+            let checkpoint = conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+            conn.busy_timeout(Duration::ZERO)?;
+            checkpoint
+        };
+        if let Err(e) = bounded() {
+            tracing::debug!("checkpoint of a long log: {e}");
+        }
     }
 
     /// Looks now and then whether the room for a full disk is still there.

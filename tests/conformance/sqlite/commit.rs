@@ -335,5 +335,5 @@ fn the_log_stays_bounded_under_saturation() {
     let log = std::fs::metadata(directory.path().join("queue.db-wal"))
         .unwrap()
         .len();
-    assert!(log < 32 << 20, "{log} bytes");
+    assert!(log < 24 << 20, "{log} bytes");
 }
