@@ -103,12 +103,15 @@ fn requests(mount: &Mount, script: &str) -> BTreeMap<String, i64> {
     needed
 }
 
-/// Whether these are the requests. A request may be counted a moment after its answer, so one more
-/// or less of a kind says nothing; each script here would need forty.
+/// Each thread of the mount may count a request a moment after its answer, so that few more or less
+/// of a kind say nothing; each script here would need forty.
+const UNCERTAIN: i64 = 8;
+
+/// Whether these are the requests.
 fn are(requests: &BTreeMap<String, i64>, expected: &BTreeMap<String, i64>) -> bool {
     let number = |of: &BTreeMap<String, i64>, kind| of.get(kind).copied().unwrap_or(0);
     let mut kinds = requests.keys().chain(expected.keys());
-    kinds.all(|kind| (number(requests, kind) - number(expected, kind)).abs() <= 1)
+    kinds.all(|kind| (number(requests, kind) - number(expected, kind)).abs() <= UNCERTAIN)
 }
 
 fn kinds<const N: usize>(kinds: [(&str, i64); N]) -> BTreeMap<String, i64> {
@@ -135,7 +138,10 @@ for n in range(40):
     needs(stat, kinds([]));
     let listed = requests(&mount, list);
     let asked = ["lookup", "getattr"].map(|kind| listed.get(kind).copied().unwrap_or(0));
-    assert!(asked.iter().all(|number| *number <= 1), "{listed:?}");
+    assert!(
+        asked.iter().all(|number| *number <= UNCERTAIN),
+        "{listed:?}"
+    );
     // The first time the documents are fetched; what looked the names up rendered them.
     needs(cat, kinds([("open", 40), ("read", 40)]));
     needs(cat, kinds([("open", 40)]));
