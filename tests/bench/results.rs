@@ -70,12 +70,23 @@ fn base(results: &[Result], operation: &str) -> Option<(&'static str, f64)> {
     })
 }
 
+/// The results of one operation side by side, the operations in the order in which they were begun.
+fn grouped(results: &[Result]) -> Vec<&Result> {
+    let begun = |result: &&Result| {
+        let mut all = results.iter();
+        all.position(|first| first.operation == result.operation)
+    };
+    let mut grouped: Vec<&Result> = results.iter().collect();
+    grouped.sort_by_key(begun);
+    grouped
+}
+
 /// A table in Markdown.
 pub fn table(results: &[Result]) -> String {
     let mut text = String::from(
         "| operation | system | median | mean | 99 % | rounds' medians | ratio |\n|---|---|--:|--:|--:|--:|--:|\n",
     );
-    for result in results {
+    for result in grouped(results) {
         let s = result.summary();
         let ratio = match base(results, &result.operation) {
             Some((base, median)) if base != result.system => {
@@ -110,14 +121,14 @@ const COLORS: [(&str, &str); 7] = [
 
 /// A chart in SVG: medians on a logarithmic scale, a group of bars for each operation.
 pub fn chart(results: &[Result], title: &str) -> String {
-    const LEFT: f64 = 250.0;
-    const WIDTH: f64 = 620.0;
+    const LEFT: f64 = 290.0;
+    const WIDTH: f64 = 610.0;
     const BAR: f64 = 9.0;
     let x = |seconds: f64| LEFT + WIDTH * ((seconds.log10() + 7.0) / 9.0).clamp(0.0, 1.0);
     let mut body = String::new();
     let mut y = 62.0;
     let mut last = "";
-    for result in results {
+    for result in grouped(results) {
         if result.operation != last {
             y += 8.0;
             let name = result.operation.replace('&', "&amp;").replace('<', "&lt;");
