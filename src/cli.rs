@@ -1,6 +1,6 @@
 //! The command line: one file a subcommand, and no logic that the library lacks.
 //!
-//! Owns: what is printed, and the exit codes (see [`failure`]).
+//! Owns: what is printed, and the exit codes (see `failure`).
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
