@@ -16,6 +16,9 @@ pub enum Opened {
     Not,
     /// It created the file: no message was there.
     Absent,
+    /// A file was renamed onto its name on the condition that the directory has no such name: the
+    /// message may be in another one.
+    NotHere,
     /// It opened the message's file at this revision.
     At(Revision),
 }
@@ -73,7 +76,7 @@ pub fn decide<E>(
         return Ok(match write.opened {
             // What it opened is gone.
             Opened::At(_) => Verdict::Stale,
-            Opened::Not | Opened::Absent => {
+            Opened::Not | Opened::Absent | Opened::NotHere => {
                 let updated = given.filter(|given| *given <= now).unwrap_or(now);
                 let later = write.replaces.map(|removed| removed.next());
                 Verdict::Insert(MessageMetadata {
@@ -84,6 +87,9 @@ pub fn decide<E>(
         });
     };
 
+    if write.opened == Opened::NotHere && stored.metadata.state == write.state {
+        return Ok(Verdict::Exists);
+    }
     let current = stored.metadata.updated;
     // `over` keeps the stored Updated, so this compares all the rest.
     let replacement = document.over(&stored.metadata, write.state);
@@ -93,7 +99,7 @@ pub fn decide<E>(
     match write.opened {
         Opened::Absent => return Ok(Verdict::Exists),
         Opened::At(revision) if revision != stored.revision => return Ok(Verdict::Stale),
-        Opened::Not | Opened::At(_) => {}
+        Opened::Not | Opened::NotHere | Opened::At(_) => {}
     }
 
     let replace = |updated| {

@@ -164,8 +164,11 @@ impl Spool {
         let ctx = self.hurried().by(caller.actor());
         let hidden = self.asides.hides(state, id, caller);
         if no_replace {
+            // A message in another directory does not have the name: a tool that is told that it
+            // does, and then does not find it, fails at random (mv of coreutils 9.1). One that
+            // left the directory after it was set aside has it no more, but is not taken back.
             let found = self.store.locate(&ctx, id).map_err(under_lock)?;
-            if let Some(found) = found.filter(|found| !(hidden && *found == state)) {
+            if let Some(found) = found.filter(|found| hidden != (*found == state)) {
                 return Err(in_use(found));
             }
         }
@@ -178,10 +181,9 @@ impl Spool {
                     id,
                     state,
                     document: &document,
-                    opened: if no_replace && !hidden {
-                        Opened::Absent
-                    } else {
-                        Opened::Not
+                    opened: match no_replace && !hidden {
+                        true => Opened::NotHere,
+                        false => Opened::Not,
                     },
                     replaces: removed.as_ref(),
                     process: caller.process(),

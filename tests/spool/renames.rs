@@ -102,16 +102,19 @@ fn a_scratch_file_becomes_a_message() {
 /// How RetrySpool's filesystem store moves: a new document in the new state.
 #[test]
 fn placing_a_document_in_another_state_moves_the_message() {
-    let m = mounted();
-    m.put("a", Hold);
-    let text = m.text("a").replace("\"Attempts\": 0", "\"Attempts\": 4");
-    scratch(&m, "a.json.tmp.1", &text);
-    m.rename(&me(), (Hold, "a.json.tmp.1"), (Deferred, "a.json"), PLAIN)
-        .unwrap();
-    let after = m.stored("a").unwrap();
-    assert_eq!((after.state, after.attempts), (Deferred, 4));
-    assert_eq!(errno(m.unlink(&me(), Hold, "a.json")), ENOENT);
-    m.assert_counts_agree();
+    // mv(1) asks for no replacement first: the name is free there.
+    for flags in [PLAIN, NO_REPLACE] {
+        let m = mounted();
+        m.put("a", Hold);
+        let text = m.text("a").replace("\"Attempts\": 0", "\"Attempts\": 4");
+        scratch(&m, "a.json.tmp.1", &text);
+        m.rename(&me(), (Hold, "a.json.tmp.1"), (Deferred, "a.json"), flags)
+            .unwrap();
+        let after = m.stored("a").unwrap();
+        assert_eq!((after.state, after.attempts), (Deferred, 4));
+        assert_eq!(errno(m.unlink(&me(), Hold, "a.json")), ENOENT);
+        m.assert_counts_agree();
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn sed_in_place() {
 /// Busybox's runs no program, but it waits for what it appends.
 #[test]
 fn busybox_sed_in_place() {
-    const SED: &str = "mkfifo ../work/$ID.fifo; ($MEANWHILE; : > ../work/$ID.fifo) & \
+    const SED: &str = "mkfifo ../work/$ID.fifo; (exec 3> ../work/$ID.fifo; $MEANWHILE) & \
         busybox sed -i -e \"1r ../work/$ID.fifo\" -e \"s/$OLD/$NEW/\" $T; e=$?; \
         kill $! 2> /dev/null; wait; rm ../work/$ID.fifo; exit $e";
     run(&[edits(SED, (1, "sed: can't move '*' to '$T': $WHY"))]);

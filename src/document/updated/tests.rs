@@ -112,7 +112,7 @@ fn inserted(updated: Timestamp) -> Verdict {
 
 #[test]
 fn nothing_is_stored() {
-    for opened in [Opened::Absent, Opened::Not] {
+    for opened in [Opened::Absent, Opened::Not, Opened::NotHere] {
         for (updated, becomes) in [
             (None, now()),
             (Some(now().next()), now()),
@@ -152,6 +152,20 @@ fn what_replaces_a_removed_message_is_later_than_it() {
         };
         assert_eq!(case.decide(), inserted(becomes), "{updated:?}");
     }
+}
+
+#[test]
+fn a_name_that_must_be_free_is_free_where_the_message_is_elsewhere() {
+    let case = |state| Case {
+        state,
+        opened: Opened::NotHere,
+        ..Case::new(SAME, None)
+    };
+    assert_eq!(case(Deferred).decide(), Verdict::Exists);
+    let Verdict::Replace(moved) = case(Hold).decide() else {
+        panic!("not moved");
+    };
+    assert_eq!(moved.state, Hold);
 }
 
 #[test]

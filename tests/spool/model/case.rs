@@ -416,7 +416,7 @@ impl Case {
             self.expect_told(op, result, Some(ENOENT));
             return;
         };
-        if no_replace && stored.is_some_and(|m| !(hidden && m.state == state)) {
+        if no_replace && stored.is_some_and(|m| hidden != (m.state == state)) {
             self.expect_told(op, result, Some(EEXIST));
             return;
         }
@@ -431,7 +431,7 @@ impl Case {
             return;
         };
         let opened = match no_replace && !hidden {
-            true => Opened::Absent,
+            true => Opened::NotHere,
             false => Opened::Not,
         };
         match self.model.decide(id, state, &doc, opened, by) {

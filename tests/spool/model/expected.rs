@@ -37,6 +37,7 @@ pub enum Content {
 pub enum Opened {
     Not,
     Absent,
+    NotHere,
     At(Timestamp),
 }
 
@@ -125,6 +126,9 @@ impl Model {
                 _ => Verdict::Store,
             };
         };
+        if opened == Opened::NotHere && stored.state == state {
+            return Verdict::Refuse(EEXIST);
+        }
         let same = |given: Option<i64>, stored| given.is_none_or(|given| given == stored);
         let same_rest = stored.state == state
             && same(doc.priority, stored.priority)
