@@ -147,7 +147,7 @@ impl Spool {
         let copy = name.display().to_string();
         self.asides.set(state, id, process, stored.revision, copy);
         // The kernel is about to give the message's inode the copy's name, and would remember it.
-        self.cache.drop_all_names();
+        self.drop_all_names();
         Ok(())
     }
 
