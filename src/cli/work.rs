@@ -86,7 +86,8 @@ impl Work {
         use crate::backend::Error::{AlreadyExists, StaleRevision, StateConflict};
         self.raced |= matches!(
             why,
-            Skip::Refused(AlreadyExists { .. } | StaleRevision { .. } | StateConflict { .. })
+            Skip::CameBack
+                | Skip::Refused(AlreadyExists { .. } | StaleRevision { .. } | StateConflict { .. })
         );
         self.left_alone(&format!("{id}: {why}"));
     }
