@@ -24,7 +24,8 @@ use crate::fuse::session::{Host, Mount};
 /// Mount a spool: five directories of JSON files, one file a message.
 ///
 /// The command returns when the mount answers, and the mount goes on in the background. Its log
-/// goes to the journal, or to syslog. Unmount it with umount(8) or "retryspoolfs umount", as a
+/// goes to the journal, or to syslog; a second small process takes the mount away should the first
+/// one be killed. Unmount it with umount(8) or "retryspoolfs umount", as a
 /// user also with "fusermount3 -u". With --foreground it stays, and logs to standard error.
 ///
 /// SIGTERM and SIGINT unmount it; if it is in use the log says by whom, and it stays. A second

@@ -15,7 +15,7 @@ fn a_killed_mount_is_mounted_again_by_the_same_command() {
         stat -c %s /mnt/queue/hold
         killed() { # WHAT COMMAND...
             local what=$1; shift
-            "$@" > /dev/null 2>&1 &
+            setsid "$@" > /dev/null 2>&1 &
             local user=$!
             [ "$what" = idle ] || eventually under_way
             # With its guard, which would have taken the dead mount away.
@@ -23,8 +23,10 @@ fn a_killed_mount_is_mounted_again_by_the_same_command() {
             eventually gone
             is_mounted /mnt/queue
             mount /mnt/queue
-            kill $user 2> /dev/null || true
-            wait $user || true
+            # With all that it has started.
+            kill -KILL -- -$user 2> /dev/null || true
+            wait $user 2> /dev/null || true
+            eventually bash -c "! pgrep -g $user > /dev/null"
             echo "$what: $(find /mnt/queue/hold /mnt/queue/deferred -name '*.json' | wc -l) of $(cat /mnt/queue/hold/*.json /mnt/queue/deferred/*.json 2> /dev/null | jq -r .ID | sort -u | wc -l)"
             retryspoolfs health /mnt/queue | cut -d ' ' -f 2
         }
