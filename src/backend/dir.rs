@@ -287,19 +287,15 @@ impl Backend for DirBackend {
     }
 
     fn apply(&self, ctx: &Context, proposals: &[Proposal]) -> Vec<Result<Revision>> {
-        let is_new = |proposal: &Proposal| matches!(proposal, Proposal::Insert(_));
-        let new = |proposal: &Proposal| match proposal {
-            Proposal::Insert(metadata) => Some(metadata.clone()),
-            _ => None,
-        };
-        let runs = proposals.chunk_by(|a, b| is_new(a) == is_new(b));
-        runs.flat_map(
-            |run| match run.iter().map(new).collect::<Option<Vec<_>>>() {
-                Some(new) => self.insert_all(ctx, &new),
-                None => run.iter().map(|one| bulk::one(self, ctx, one)).collect(),
-            },
-        )
-        .collect()
+        let mut answers = Vec::with_capacity(proposals.len());
+        while let [next, ..] = &proposals[answers.len()..] {
+            let new = many::new_ones(&proposals[answers.len()..]);
+            match new.is_empty() {
+                true => answers.push(bulk::one(self, ctx, next)),
+                false => answers.extend(self.insert_all(ctx, &new)),
+            }
+        }
+        answers
     }
 
     fn replace(

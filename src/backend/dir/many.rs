@@ -1,46 +1,58 @@
 //! Many new messages at once, as a copy or an import brings them.
 //!
-//! Owns: that they share flushes: the content of a batch is on the disk before one of it gets a
-//! name, and their names are before the call returns. Each has its own condition and answer.
-//! May fail: each by itself; all of a batch where the disk does.
+//! Owns: that they share flushes: the content of each is on the disk before it gets its name, the
+//! names of a batch are before the call returns, and batches are flushed beside each other. Each
+//! message has its own condition and answer.
+//! May fail: each by itself; those of a directory whose names can't be brought to the disk.
 //! Must not know: where they come from.
+
+use std::collections::HashSet;
+use std::thread;
 
 use super::Directory;
 use super::change::{Attempt, Step, in_use};
 use super::file::{Temporary, sync_names};
 use super::find::stats;
-use crate::backend::{Context, Result};
+use crate::backend::{Context, Error, Proposal, Result};
 use crate::model::{MessageMetadata, Revision};
 
-/// Messages that share a flush; each keeps a file open until it has its name, and a process may
-/// have 1,024 of them.
-const BATCH: usize = 250;
-/// So few are brought to the disk by themselves: the shared flush is one of the whole disk.
-const FEW: usize = 8;
+/// Batches under way at the same time: their flushes share the journal's commits.
+const TOGETHER: usize = 8;
+/// Messages of a batch; each keeps a file open until it has its name, and a process may have 1,024
+/// of them.
+const BATCH: usize = 32;
 
 /// What is to be done for one message.
 enum New<'a> {
-    /// It is written, and waits for its name.
+    /// It is on the disk, and waits for its name.
     Written(Step<'a>, Temporary<'a>),
     /// Something has its name: what that is, is found out by trying.
     Taken,
 }
 
 impl Directory {
-    /// See [`Backend::insert_all`](crate::Backend::insert_all); in the order in which they are given.
+    /// See [`Backend::insert_all`](crate::Backend::insert_all).
     pub fn insert_all(&self, ctx: &Context, new: &[MessageMetadata]) -> Vec<Result<Revision>> {
-        let batches = new.chunks(BATCH);
-        batches.flat_map(|some| self.batch(ctx, some)).collect()
+        let share = new.len().div_ceil(TOGETHER).max(1);
+        let some = |part: &[MessageMetadata]| -> Vec<_> {
+            let batches = part.chunks(BATCH);
+            batches.flat_map(|some| self.batch(ctx, some)).collect()
+        };
+        thread::scope(|scope| {
+            let parts: Vec<_> = new
+                .chunks(share)
+                .map(|part| (part.len(), scope.spawn(move || some(part))))
+                .collect();
+            let failed = || Err(Error::Unavailable("an insert failed in the middle".into()));
+            parts
+                .into_iter()
+                .flat_map(|(count, part)| part.join().unwrap_or_else(|_| vec![failed(); count]))
+                .collect()
+        })
     }
 
     fn batch(&self, ctx: &Context, messages: &[MessageMetadata]) -> Vec<Result<Revision>> {
-        if messages.len() <= FEW {
-            return messages.iter().map(|one| self.insert(ctx, one)).collect();
-        }
         let written: Vec<_> = messages.iter().map(|one| self.written(ctx, one)).collect();
-        if let Err(error) = self.place.sync() {
-            return vec![Err(error); messages.len()];
-        }
         let named = written.into_iter().zip(messages);
         let mut answers: Vec<_> = named
             .map(|(new, metadata)| self.named(ctx, new?, metadata))
@@ -68,7 +80,7 @@ impl Directory {
             return Ok(New::Taken);
         }
         let dir = self.place.to(metadata.state)?;
-        let new = Temporary::write_unsynced(&self.place, dir, &step.name, metadata, None)?;
+        let new = Temporary::write(&self.place, dir, &step.name, metadata, None)?;
         Ok(New::Written(step, new))
     }
 
@@ -84,4 +96,14 @@ impl Directory {
         }
         self.insert(ctx, metadata)
     }
+}
+
+/// The new messages that proposals begin with, each of another ID: those can be made in any order.
+pub fn new_ones(proposals: &[Proposal]) -> Vec<MessageMetadata> {
+    let mut ids = HashSet::new();
+    let news = proposals.iter().map_while(|one| match one {
+        Proposal::Insert(metadata) => ids.insert(&metadata.id).then(|| metadata.clone()),
+        _ => None,
+    });
+    news.collect()
 }
