@@ -274,6 +274,22 @@ impl SqliteBackend {
         self.readers.run(ctx.deadline(), query)
     }
 
+    /// Runs a query of one message, on whatever connection is the quickest now.
+    fn read_one<T>(
+        &self,
+        ctx: &Context,
+        query: impl Fn(&rusqlite::Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let _open = self.enter()?;
+        if let Some(writer) = &self.writer {
+            self.readers.watch()?;
+            if let Some(found) = writer.try_read(&query) {
+                return Ok(found);
+            }
+        }
+        self.readers.run(ctx.deadline(), query)
+    }
+
     /// Runs a query that needs every row in its bucket.
     fn read_settled<T>(
         &self,
@@ -379,11 +395,12 @@ impl Backend for SqliteBackend {
     }
 
     fn get(&self, ctx: &Context, id: &MessageId) -> Result<Option<Stored>> {
-        self.read(ctx, |conn| reader::get(conn, id))?.transpose()
+        self.read_one(ctx, |conn| reader::get(conn, id))?
+            .transpose()
     }
 
     fn locate(&self, ctx: &Context, id: &MessageId) -> Result<Option<QueueState>> {
-        self.read(ctx, |conn| reader::locate(conn, id))
+        self.read_one(ctx, |conn| reader::locate(conn, id))
     }
 
     fn insert(&self, ctx: &Context, metadata: &MessageMetadata) -> Result<Revision> {

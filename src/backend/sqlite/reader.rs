@@ -105,7 +105,8 @@ impl Readers {
         }
     }
 
-    fn watch(&self) -> Result<()> {
+    /// Refuses a file that is not the one any more that was opened; looks ten times a second.
+    pub fn watch(&self) -> Result<()> {
         let now = self.epoch.elapsed().as_millis() as u64;
         if now.saturating_sub(self.watched.load(Relaxed)) >= WATCH.as_millis() as u64 {
             self.place.check()?;
@@ -173,8 +174,9 @@ pub fn get(conn: &Connection, id: &MessageId) -> rusqlite::Result<Option<Result<
     let sql = [
         "SELECT ",
         row::COLUMNS,
-        " FROM messages m JOIN rs_message r ON r.id = m.id AND r.state IN (m.state, 7) \
-         WHERE m.id = ?1 AND m.state IN (0, 1, 2, 3, 4, 5)",
+        " FROM messages m JOIN rs_message r ON r.id = m.id AND r.state = coalesce( \
+           (SELECT state FROM rs_message WHERE state = m.state AND id = m.id), 7) \
+         WHERE m.id = ?1 AND m.state BETWEEN 0 AND 5",
     ]
     .concat();
     conn.prepare_cached(&sql)?

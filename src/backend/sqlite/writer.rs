@@ -7,6 +7,7 @@
 //! transaction fails, each change runs again alone. Nobody is answered before the commit.
 //! Must not know: what a change does.
 
+use std::cell::LazyCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -292,6 +293,7 @@ impl Writer {
         let start = Instant::now();
         let changes_before = conn.total_changes();
         let mut batch = Batch::default();
+        let is_short = self.room(conn);
         let mut outcome = Ok(());
         while outcome.is_ok() {
             let in_time = |next: &mut Arc<Ticket>| start.elapsed() < next.hold();
@@ -302,7 +304,7 @@ impl Writer {
             let Some(ticket) = next else {
                 break;
             };
-            let answer = self.run(conn, &ticket.change, ticket.actor.as_ref());
+            let answer = self.run(conn, &ticket.change, ticket.actor.as_ref(), &is_short);
             batch.0.push((ticket, None));
             match answer {
                 // It was pushed just above.
@@ -334,15 +336,21 @@ impl Writer {
         }
     }
 
+    /// Whether the disk is nearly full, asked once a transaction and only if it matters.
+    fn room<'a>(&'a self, conn: &'a Connection) -> LazyCell<bool, impl FnOnce() -> bool + 'a> {
+        LazyCell::new(|| reserve::is_short(conn, &self.place))
+    }
+
     /// Makes the change, and enters it in the audit log if it has an actor.
     fn run(
         &self,
         conn: &Connection,
         change: &Change,
         actor: Option<&Actor>,
+        is_short: &LazyCell<bool, impl FnOnce() -> bool>,
     ) -> rusqlite::Result<Answer> {
         let actor = actor.filter(|_| change.is_audited());
-        let is_short = (change.grows() || actor.is_some()) && reserve::is_short(conn, &self.place);
+        let is_short = (change.grows() || actor.is_some()) && **is_short;
         if change.grows() && is_short {
             let why = "what is left is kept for moving and removing messages";
             return Ok(Err(Error::StorageFull(why.into())));
@@ -454,14 +462,27 @@ impl Writer {
     ) -> rusqlite::Result<Answer> {
         super::open::until(ticket.deadline, || begin(conn))?;
         let changes_before = conn.total_changes();
-        let done = self.run(conn, &ticket.change, actor).and_then(|answer| {
-            self.end(conn, changes_before)?;
-            Ok(answer)
-        });
+        let done = self
+            .run(conn, &ticket.change, actor, &self.room(conn))
+            .and_then(|answer| {
+                self.end(conn, changes_before)?;
+                Ok(answer)
+            });
         if done.is_err() {
             rollback(conn);
         }
         done
+    }
+
+    /// Runs a short query on the writing connection if nobody has it: its pages stay cached over its
+    /// own commits, where another connection drops all it has at each. `None` where that is not so,
+    /// or where it failed.
+    pub fn try_read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Option<T> {
+        let connection = self.connection.try_lock()?;
+        query(connection.as_ref()?).ok()
     }
 
     /// Runs something on the writing connection, outside any transaction.
