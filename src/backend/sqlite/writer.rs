@@ -10,7 +10,7 @@
 use std::cell::LazyCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -28,13 +28,21 @@ use crate::backend::{Actor, Context, Error, Result};
 /// lock: RetrySpool's workers fail at once when they meet it.
 const HOLD: Duration = Duration::from_millis(4);
 
-/// The same for many changes of one caller: its transaction takes them for this long and then
-/// leaves the lock for at least as long as it held it. A writer that SQLite's busy timeout lets
-/// try again after 1, 3, 8, 18 and 33 ms gets its turn early that way.
-const BULK_HOLD: Duration = Duration::from_millis(2);
+/// The same for many changes of one caller, whose transaction gets no longer: with its commit it
+/// takes some 4 ms.
+const BULK_HOLD: Duration = Duration::from_millis(3);
 
-/// The longest pause between two transactions of one caller's many changes.
-const LONGEST_GAP: Duration = Duration::from_millis(10);
+/// How often one caller's many changes take the lock. A writer with SQLite's busy timeout tries
+/// again 1, 3, 8, 18 and 33 ms after its first try; one of these six meets a gap of 2.5 ms that
+/// comes each 6.5 ms (and up to 7 ms, if it comes late), whenever the first try was.
+const BULK_PERIOD: Duration = Duration::from_micros(6500);
+
+/// The shortest pause between two such transactions, and the longest, which follows one that took
+/// as long.
+const GAPS: [Duration; 2] = [Duration::from_micros(2500), Duration::from_millis(10)];
+
+/// The page cache of a connection that makes many changes, in KiB: they come to each page again.
+const BULK_CACHE: i64 = 65_536;
 
 /// The longest pause between two tries for the lock.
 const LONGEST_PAUSE: Duration = Duration::from_millis(2);
@@ -63,6 +71,8 @@ pub struct Writer {
     operations: AtomicU64,
     /// When the last transaction of one caller's many changes ended, and how long it took.
     last_bulk: Mutex<Option<(Instant, Duration)>>,
+    /// Whether the connection's page cache is that of many changes.
+    widened: AtomicBool,
     /// How many commits there were when the room for a full disk was last looked at.
     room_checked: AtomicU64,
     /// The same for the log's length.
@@ -136,6 +146,7 @@ impl Writer {
             commits: AtomicU64::new(0),
             operations: AtomicU64::new(0),
             last_bulk: Mutex::default(),
+            widened: AtomicBool::new(false),
             room_checked: AtomicU64::new(0),
             log_checked: AtomicU64::new(0),
         })
@@ -239,6 +250,12 @@ impl Writer {
         if let Err(e) = self.place.check() {
             return self.refuse(&e);
         }
+        if own.is_bulk && !self.widened.swap(true, Relaxed) {
+            let widened = conn.pragma_update(None, "cache_size", -BULK_CACHE);
+            if let Err(e) = widened {
+                tracing::debug!("a larger page cache: {e}");
+            }
+        }
         let mut pause = Duration::from_micros(50);
         loop {
             match begin(conn) {
@@ -264,7 +281,12 @@ impl Writer {
     /// Lets other processes have the lock between two transactions of many changes.
     fn leave_a_gap(&self) {
         if let Some((ended, held)) = *self.last_bulk.lock() {
-            let gap = held.clamp(BULK_HOLD, LONGEST_GAP);
+            let [shortest, longest] = GAPS;
+            let rest = BULK_PERIOD.saturating_sub(held);
+            let gap = match rest < shortest {
+                true => held.clamp(shortest, longest),
+                false => rest,
+            };
             std::thread::sleep(gap.saturating_sub(ended.elapsed()));
         }
     }
