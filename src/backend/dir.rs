@@ -23,8 +23,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::check::Check;
 use super::{
-    Actor, Ages, Backend, Change, ChangeFeed, Changes, Context, Error, Factory, Result, Space,
-    StateCounterBackend, StateInfo,
+    Actor, Ages, Backend, Change, ChangeFeed, Changes, Context, Error, Factory, Proposal, Result,
+    Space, StateCounterBackend, StateInfo, bulk,
 };
 use crate::model::{
     MessageId, MessageListOptions, MessageListResult, MessageMetadata, PlainName, QueueState,
@@ -38,6 +38,7 @@ mod find;
 mod index;
 mod lock;
 mod log;
+mod many;
 mod place;
 mod watch;
 
@@ -392,6 +393,29 @@ impl Backend for DirBackend {
 
     fn insert(&self, ctx: &Context, metadata: &MessageMetadata) -> Result<Revision> {
         self.enter()?.insert(ctx, metadata)
+    }
+
+    fn insert_all(&self, ctx: &Context, messages: &[MessageMetadata]) -> Vec<Result<Revision>> {
+        match self.enter() {
+            Ok(directory) => directory.insert_all(ctx, messages),
+            Err(error) => vec![Err(error); messages.len()],
+        }
+    }
+
+    fn apply(&self, ctx: &Context, proposals: &[Proposal]) -> Vec<Result<Revision>> {
+        let is_new = |proposal: &Proposal| matches!(proposal, Proposal::Insert(_));
+        let new = |proposal: &Proposal| match proposal {
+            Proposal::Insert(metadata) => Some(metadata.clone()),
+            _ => None,
+        };
+        let runs = proposals.chunk_by(|a, b| is_new(a) == is_new(b));
+        runs.flat_map(
+            |run| match run.iter().map(new).collect::<Option<Vec<_>>>() {
+                Some(new) => self.insert_all(ctx, &new),
+                None => run.iter().map(|one| bulk::one(self, ctx, one)).collect(),
+            },
+        )
+        .collect()
     }
 
     fn replace(

@@ -114,13 +114,13 @@ impl Locator {
     }
 
     /// Gives the space of removed messages back to the disk, of a spool that nobody has open; its
-    /// bytes before and after, 0 both of a kind that keeps none. [`Error::Busy`] if somebody has. `going` is asked now and then;
-    /// `false` ends it, with the spool as it was.
+    /// bytes before and after, 0 both of a kind that keeps none. [`Error::Busy`] if somebody has.
+    /// `going` is asked now and then; `false` ends it, with the spool as it was.
     pub fn compact(&self, going: &(dyn Fn() -> bool + Sync)) -> Result<(u64, u64)> {
         match self {
             // Removed messages' files have gone, and the filesystem has their space.
             Locator::Dir(path) => {
-                super::dir::DirFactory::new(path).open()?;
+                super::dir::DirFactory::new(path).read_only(true).open()?;
                 Ok((0, 0))
             }
             #[cfg(feature = "sqlite")]

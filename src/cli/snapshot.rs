@@ -52,7 +52,7 @@ pub fn snapshot(arguments: &Snapshot) -> Result<ExitCode, Failure> {
 /// space of removed messages is used again by new ones without this.
 #[derive(Args, Debug)]
 pub struct Compact {
-    /// The spool: sqlite:PATH, or a path
+    /// The spool: sqlite:PATH, or a path. In a dir:PATH there is nothing to do
     spool: OsString,
 }
 
@@ -61,7 +61,9 @@ pub fn compact(arguments: &Compact) -> Result<ExitCode, Failure> {
     let interrupt = Interrupt::catch()?;
     match place.locator.compact(&|| interrupt.going()) {
         Ok((0, 0)) => {
-            super::output::complain("compact: removed messages have left nothing behind");
+            super::output::complain(
+                "compact: nothing to do: the space of a message's file is the disk's again when it is removed",
+            );
             Ok(ExitCode::SUCCESS)
         }
         Ok((before, after)) => {

@@ -114,6 +114,96 @@ fn a_check_compares_with_the_data() {
 }
 
 #[test]
+fn a_check_of_a_directory_finds_and_mends() {
+    let spool =
+        Spool::directory(QueueState::ALL.map(|state| message(&format!("{state}-1"), state)));
+    assert_eq!(spool.bash("$PROGRAM check $SPOOL").ok(), "");
+    spool
+        .bash(
+            "cd $SPOOL
+             jq \".State = 2 | .Updated = \\\"$(date -u +%FT%TZ)\\\"\" hold/hold-1.json > deferred/hold-1.json
+             mv incoming/incoming-1.json active/
+             echo '{' > bounce/half.json
+             touch bounce/notes.txt
+             touch -d '2 hours ago' bounce/x.json.tmp.1a2b3c4d",
+        )
+        .ok();
+    let tree = || spool.bash("find $SPOOL -type f | xargs md5sum | sort").ok();
+    let before = tree();
+    // It is no move of RetrySpool's: that would have ended by now.
+    eventually("it is in two states for too long", || {
+        let said = spool.bash("$PROGRAM check $SPOOL");
+        assert_eq!(said.status.code(), Some(1), "{said:?}");
+        said.stdout.contains("two-states: ")
+    });
+    let said = spool.bash("$PROGRAM check $SPOOL").stdout;
+    for line in [
+        "deferred/hold-1.json: it is in hold too; a repair: keeps the older copy",
+        "active/incoming-1.json: its document names another state",
+        "bounce/half.json: ",
+        "bounce/notes.txt: its name is not one that RetrySpool gives",
+        "bounce/x.json.tmp.1a2b3c4d: half-written, and left so",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert_eq!(said.lines().count(), 5, "{said}");
+    assert_eq!(tree(), before, "a check without --repair writes nothing");
+    let said = spool.bash("$PROGRAM check --repair $SPOOL");
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    assert_eq!(spool.state("hold-1"), Some(QueueState::Deferred));
+    assert_eq!(
+        spool
+            .bash("cd $SPOOL; ls hold; ls .retryspool/aside/hold | wc -l; jq .State active/incoming-1.json; cat bounce/half.json")
+            .ok(),
+        "1\n1\n{"
+    );
+    // What is left is a person's, and then nothing.
+    let said =
+        spool.bash("rm $SPOOL/bounce/half.json $SPOOL/bounce/notes.txt; $PROGRAM check $SPOOL");
+    assert!(said.status.success(), "{said:?}");
+    let kinds = said
+        .stdout
+        .lines()
+        .map(|line| line.split(':').next().unwrap());
+    assert_eq!(
+        kinds.collect::<Vec<_>>(),
+        ["temporary", "aside"],
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_snapshot_that_is_stopped_leaves_no_half_file() {
+    let spool = Spool::with((0..200).map(|nth| message(&format!("m{nth}"), QueueState::Hold)));
+    spool.execute("UPDATE messages SET last_error = hex(zeroblob(250000))");
+    let half = || spool.bash("ls -A | grep part").stdout;
+    // One that ends before the signal comes is tried again.
+    let stopped = (0..20).any(|nth| {
+        let script = format!("exec $PROGRAM snapshot $SPOOL then-{nth}.db");
+        let mut run = spool.start_in(&["bash"], &script, spool.dir());
+        eventually("it has begun", || !run.runs() || !half().is_empty());
+        if run.runs() {
+            // SAFETY: the process is the test's own, and was not waited for.
+            unsafe { libc::kill(run.pid(), libc::SIGINT) };
+        }
+        let said = run.wait();
+        assert_eq!(half(), "", "{said:?}");
+        let file = spool.dir().join(format!("then-{nth}.db"));
+        if said.status.success() {
+            assert!(file.exists());
+            std::fs::remove_file(file).unwrap();
+            return false;
+        }
+        assert_eq!(said.status.code(), Some(130), "{said:?}");
+        assert!(said.stderr.contains("no file was made"), "{said:?}");
+        assert!(!file.exists());
+        true
+    });
+    assert!(stopped, "20 snapshots were faster than the signal");
+    assert!(spool.bash("$PROGRAM check $SPOOL").status.success());
+}
+
+#[test]
 fn a_snapshot_can_be_mounted() {
     let spool = spool();
     spool.bash("$PROGRAM snapshot $SPOOL then.db").ok();
@@ -152,4 +242,21 @@ fn compacting_is_refused_beside_a_mount_and_shrinks_the_file() {
     });
     assert!(std::fs::metadata(spool.path()).unwrap().len() < 1 << 20);
     assert_eq!(spool.state("m7"), Some(QueueState::Bounce));
+}
+
+#[test]
+fn a_directory_needs_no_compacting() {
+    let spool = Spool::directory([message("x", QueueState::Hold)]);
+    let tree = || spool.bash("find $SPOOL | sort").ok();
+    let before = tree();
+    let said = spool.bash("$PROGRAM compact $SPOOL");
+    assert!(said.status.success(), "{said:?}");
+    assert_eq!(
+        said.stderr,
+        "retryspoolfs: compact: nothing to do: the space of a message's file is the disk's again when it is removed\n"
+    );
+    assert_eq!(tree(), before);
+    spool
+        .bash("$PROGRAM compact dir:nowhere")
+        .fails("retryspoolfs init dir:");
 }

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use retryspoolfs::QueueState::{self, Active, Archived, Bounce, Deferred, Hold, Incoming};
-use retryspoolfs::{Backend, Context, Error};
+use retryspoolfs::{Backend, Context, Error, document};
 
-use crate::support::{Mount, Spool, message};
+use crate::support::{Mount, Spool, eventually, message};
 
 /// A program that does to a directory what RetrySpool's store and queue do, in the same order.
 static RETRYSPOOL: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -366,4 +366,33 @@ fn commands_know_a_directory() {
         !checked.status.success() && checked.stdout.contains("hold/"),
         "{checked:?}"
     );
+}
+
+#[test]
+fn what_the_kernel_had_no_room_to_tell_is_found_and_told_as_lost() {
+    let mount = mount();
+    let meta = mount.spool().path();
+    assert_eq!(mount.bash("stat -c %s deferred hold").ok(), "1\n0");
+    let room = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let room: usize = room.trim().parse().unwrap();
+    // Each file is two events, and the last ones find no room while nobody reads.
+    let count = room / 2 + 10;
+    mount.signal(libc::SIGSTOP);
+    for nth in 0..count {
+        let id = format!("m{nth:06}");
+        let bytes = document::render(&message(&id, Hold));
+        fs::write(meta.join(format!("hold/{id}.json")), bytes).unwrap();
+    }
+    fs::remove_file(meta.join("deferred/a.json")).unwrap();
+    mount.signal(libc::SIGCONT);
+    let listed = mount.bash("ls -A deferred; ls hold | wc -l");
+    assert_eq!(listed.ok(), format!("{count}"));
+    // The kernel may show sizes that it was given before, for a moment.
+    eventually("the counts are right", || {
+        mount.bash("stat -c %s deferred hold").ok() == format!("0\n{count}")
+    });
+    eventually("the log says that changes are missing", || {
+        let events = fs::read_to_string(mount.path(".retryspool/events")).unwrap();
+        events.contains("changes were missed")
+    });
 }

@@ -28,21 +28,21 @@ use crate::model::{
 pub const GRACE: Duration = Duration::from_millis(500);
 
 /// What came of an attempt whose condition may have failed.
-enum Attempt {
+pub enum Attempt {
     Done(Stored),
     /// Another writer was faster: look again.
     Again,
 }
 
 /// A change under way.
-struct Step<'a> {
+pub struct Step<'a> {
     ctx: &'a Context,
-    id: &'a MessageId,
-    name: String,
+    pub id: &'a MessageId,
+    pub name: String,
 }
 
 impl Directory {
-    fn step<'a>(&self, ctx: &'a Context, id: &'a MessageId) -> Result<Step<'a>> {
+    pub fn step<'a>(&self, ctx: &'a Context, id: &'a MessageId) -> Result<Step<'a>> {
         if self.read_only {
             return Err(Error::ReadOnly);
         }
@@ -63,7 +63,7 @@ impl Directory {
     }
 
     /// Looks where the message is. What somebody else did with it is told before what is done now.
-    fn look(&self, step: &Step) -> Result<Everywhere> {
+    pub fn look(&self, step: &Step) -> Result<Everywhere> {
         let seen = everywhere(&self.place, step.id, &step.name)?;
         let stored = seen.best.as_ref().map(|found| &found.stored);
         self.observe(step.id, stored);
@@ -239,7 +239,18 @@ impl Directory {
     /// Gives a new message its name, if that is free.
     fn place_new(&self, step: &Step, metadata: &MessageMetadata) -> Result<Attempt> {
         let dir = self.place.to(metadata.state)?;
-        let mut new = Temporary::write(&self.place, dir, &step.name, metadata, None)?;
+        let new = Temporary::write(&self.place, dir, &step.name, metadata, None)?;
+        self.name_new(step, new, metadata)
+    }
+
+    /// Gives a new message that is on the disk its name, if that is free.
+    pub fn name_new(
+        &self,
+        step: &Step,
+        mut new: Temporary,
+        metadata: &MessageMetadata,
+    ) -> Result<Attempt> {
+        let dir = new.dir;
         match no_replace(|flags| new.rename(&step.name, flags), dir, &step.name) {
             Ok(()) => Ok(Attempt::Done(self.done(step, &new, metadata.clone(), None))),
             // A RetrySpool that starts removes files that look half-written.
@@ -563,7 +574,7 @@ fn moved(metadata: &MessageMetadata, to: QueueState) -> MessageMetadata {
 }
 
 /// Why no new message can have this ID, if so.
-fn in_use(seen: &Everywhere) -> Option<Error> {
+pub fn in_use(seen: &Everywhere) -> Option<Error> {
     if let Some(state) = seen.state() {
         return Some(Error::AlreadyExists { state });
     }

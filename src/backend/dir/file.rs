@@ -128,6 +128,21 @@ impl<'a> Temporary<'a> {
         metadata: &MessageMetadata,
         like: Option<&FileStat>,
     ) -> Result<Temporary<'a>> {
+        let made = Temporary::write_unsynced(place, dir, name, metadata, like)?;
+        match made.file.sync_all() {
+            Ok(()) => Ok(made),
+            Err(e) => Err(failed(&place.shown(dir.state, &made.name), &e)),
+        }
+    }
+
+    /// The same, not on the disk yet: whoever gives it a name brings it there before.
+    pub fn write_unsynced(
+        place: &Place,
+        dir: &'a StateDir,
+        name: &str,
+        metadata: &MessageMetadata,
+        like: Option<&FileStat>,
+    ) -> Result<Temporary<'a>> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let like = like.unwrap_or(&dir.stat);
         let mode = like.st_mode & 0o666;
@@ -164,12 +179,7 @@ impl<'a> Temporary<'a> {
                 .file
                 .set_permissions(std::fs::Permissions::from_mode(mode));
         }
-        let bytes = document::render(metadata);
-        let written = made
-            .file
-            .write_all(&bytes)
-            .and_then(|()| made.file.sync_all());
-        match written {
+        match made.file.write_all(&document::render(metadata)) {
             Ok(()) => Ok(made),
             Err(e) => Err(failed(&place.shown(dir.state, &made.name), &e)),
         }

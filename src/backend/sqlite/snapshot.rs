@@ -24,8 +24,9 @@ use super::{SqliteBackend, SqliteFactory};
 use crate::backend::{Backend, Error, Result};
 use crate::newfile::NewFile;
 
-/// How many steps of SQLite's machine pass between two questions whether to go on.
-const STEPS: i32 = 10_000;
+/// How many steps of SQLite's machine pass between two questions whether to go on. A message is a
+/// dozen, however long it is: some messages of a megabyte each must not be asked too late.
+const STEPS: i32 = 200;
 
 /// How long compacting waits for others to close the file.
 const ALONE_WAIT: Duration = Duration::from_millis(500);

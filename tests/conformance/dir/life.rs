@@ -123,6 +123,72 @@ fn what_another_process_changed_is_seen_at_once_or_within_a_second() {
 }
 
 #[test]
+fn a_recount_finds_what_nobody_told_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("meta");
+    let store = DirFactory::create_if_missing(&path).open().unwrap();
+    let messages: Vec<_> = (0..30).map(|n| message(&format!("m{n}"), Hold)).collect();
+    for stored in store.insert_all(&ctx(), &messages) {
+        stored.unwrap();
+    }
+    assert_eq!(store.recount(&ctx(), &|| true).unwrap(), 0);
+    let feed = store.change_feed().unwrap();
+    let cursor = feed.newest(&ctx()).unwrap();
+    // inotify is not asked to tell of this, and the revision is another one.
+    let file = path.join("hold/m7.json");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+    fs::set_permissions(file, mode).unwrap();
+    assert_eq!(store.recount(&ctx(), &|| true).unwrap(), 1);
+    assert!(feed.changes(&ctx(), cursor, 9).unwrap().lost);
+    assert_eq!(store.recount(&ctx(), &|| true).unwrap(), 0);
+    // Where nothing tells of anything, the counts are right at once, and not a second later.
+    let store = DirFactory::new(&path).notified(false).open().unwrap();
+    assert_eq!(store.state_info(&ctx(), Hold).unwrap().count, 30);
+    let other = DirFactory::new(&path).open().unwrap();
+    other.delete_meta(&ctx(), &id("m8")).unwrap();
+    other.relocate(&ctx(), &id("m9"), Hold, Deferred).unwrap();
+    store.recount(&ctx(), &|| true).unwrap();
+    let count = |state| store.state_info(&ctx(), state).unwrap().count;
+    assert_eq!((count(Hold), count(Deferred)), (28, 1));
+}
+
+#[test]
+fn many_new_messages_are_stored_beside_a_retryspool_that_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("meta");
+    let store = DirFactory::create_if_missing(&path).open().unwrap();
+    let messages: Vec<_> = (0..1000)
+        .map(|n| message(&format!("m{n}"), QueueState::ALL[n % 6]))
+        .collect();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let removed = std::thread::scope(|scope| {
+        // It takes every half-written file for one that a crash has left.
+        let starts = scope.spawn(|| {
+            let mut removed = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                for name in names(&path.join("hold")) {
+                    let is_half = name.contains(".tmp.");
+                    let file = path.join("hold").join(name);
+                    removed += u32::from(is_half && fs::remove_file(file).is_ok());
+                }
+            }
+            removed
+        });
+        let stored = store.insert_all(&ctx(), &messages);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(stored.iter().filter(|stored| stored.is_err()).count(), 0);
+        starts.join().unwrap()
+    });
+    for message in &messages {
+        let stored = store.get(&ctx(), &message.id).unwrap().unwrap();
+        assert_eq!(stored.metadata, *message);
+    }
+    assert_eq!(names(&path.join("hold")).len(), messages.len().div_ceil(6));
+    // Otherwise nothing was tried.
+    assert!(removed > 0);
+}
+
+#[test]
 fn of_two_processes_that_move_a_message_one_wins() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("meta");
