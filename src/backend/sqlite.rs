@@ -8,7 +8,7 @@
 //!
 //! The parts: `schema` (the tables), `open` (which files are accepted), `prepare` (a RetrySpool
 //! file's first time), `reserve` (room for a full disk), `change` and `writer` (what is written, and how writes share a commit),
-//! `reader`, `select`, `views` and `row` (what is read), `feed` (what changed), `audit` (who changed it),
+//! `reader`, `page`, `select`, `views` and `row` (what is read), `feed` (what changed), `audit` (who changed it),
 //! `flush` (what is on the disk), `recount` and `check` (whether all of it agrees), `snapshot` (a
 //! copy of one moment), `error`.
 
@@ -38,6 +38,7 @@ pub mod faults;
 mod feed;
 mod flush;
 mod open;
+mod page;
 mod prepare;
 mod reader;
 mod recount;
@@ -365,7 +366,7 @@ impl Backend for SqliteBackend {
         state: QueueState,
         options: &MessageListOptions,
     ) -> Result<MessageListResult> {
-        self.read_settled(ctx, |conn| reader::list(conn, state, options))
+        self.read_settled(ctx, |conn| page::list(conn, state, options))
     }
 
     fn close(&self) -> Result<()> {

@@ -499,10 +499,7 @@ impl Writer {
     /// Runs a short query on the writing connection if nobody has it: its pages stay cached over its
     /// own commits, where another connection drops all it has at each. `None` where that is not so,
     /// or where it failed.
-    pub fn try_read<T>(
-        &self,
-        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    ) -> Option<T> {
+    pub fn try_read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Option<T> {
         let connection = self.connection.try_lock()?;
         query(connection.as_ref()?).ok()
     }
