@@ -125,47 +125,54 @@ END;
 CREATE VIEW rs_change (id, state, updated, created, retry, was_state, was_secs, was_nanos) AS
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE 0;
 
--- The one place that decides bucket and revision. The message's revision so far is that of its
--- side row; or, of a message that nobody has counted yet, the one that the statement tells.
+-- The message's revision so far is that of its side row; or, of a message that nobody has counted
+-- yet, the one that the statement tells. The state that it had is looked at first, and all others
+-- only if it is not there.
+CREATE VIEW rs_known (id, state, proposed, created, retry, old, secs, nanos) AS
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE 0;
+
 CREATE TRIGGER rs_change_made INSTEAD OF INSERT ON rs_change WHEN NEW.id IS NOT NULL BEGIN
-  INSERT INTO rs_log (id, old, new, secs, nanos, at_ms, created, retry)
-  SELECT NEW.id,
-    old,
+  INSERT INTO rs_known VALUES (NEW.id, NEW.state,
+    max(-62135596800, min(CAST(NEW.updated AS INTEGER), 253402300799)), NEW.created, NEW.retry,
+    coalesce(
+      (SELECT state FROM rs_message WHERE state = NEW.was_state AND id = NEW.id),
+      (SELECT state FROM rs_message WHERE state IN (0, 1, 2, 3, 4, 5, 6, 7) AND id = NEW.id)),
+    coalesce(
+      (SELECT secs FROM rs_message WHERE state = NEW.was_state AND id = NEW.id),
+      (SELECT secs FROM rs_message WHERE state IN (0, 1, 2, 3, 4, 5, 6, 7) AND id = NEW.id),
+      max(-62135596800, min(CAST(NEW.was_secs AS INTEGER), 253402300799))),
+    coalesce(
+      (SELECT nanos FROM rs_message WHERE state = NEW.was_state AND id = NEW.id),
+      (SELECT nanos FROM rs_message WHERE state IN (0, 1, 2, 3, 4, 5, 6, 7) AND id = NEW.id),
+      NEW.was_nanos, 0));
+END;
+
+-- The one place that decides bucket and revision.
+CREATE TRIGGER rs_known_made INSTEAD OF INSERT ON rs_known BEGIN
+  INSERT INTO rs_log (id, old, new, secs, nanos, at_ms, created, retry) VALUES (NEW.id, NEW.old,
     CASE
       WHEN NEW.state IS NULL THEN NULL
       WHEN typeof(NEW.state) <> 'integer' OR NEW.state NOT BETWEEN 0 AND 5 OR typeof(NEW.id) <> 'text' THEN 6
-      WHEN old < 6 THEN NEW.state -- this ID was found expressible before
-      WHEN bytes NOT BETWEEN 1 AND 250 THEN 6
-      WHEN length(NEW.id) <> bytes THEN 7 -- not ASCII, or a NUL in it
-      WHEN bytes <= 83 AND NEW.id NOT GLOB '*[^' || char(1) || '-' || char(127) || ']*' THEN NEW.state
-      WHEN bytes <= 248 AND NEW.id NOT GLOB '*[^ -~]*' AND NEW.id NOT GLOB '*[/%]*' THEN NEW.state
+      WHEN NEW.old < 6 THEN NEW.state -- this ID was found expressible before
+      WHEN length(CAST(NEW.id AS BLOB)) NOT BETWEEN 1 AND 250 THEN 6
+      WHEN length(NEW.id) <> length(CAST(NEW.id AS BLOB)) THEN 7 -- not ASCII, or a NUL in it
+      WHEN length(NEW.id) <= 83 AND NEW.id NOT GLOB '*[^' || char(1) || '-' || char(127) || ']*' THEN NEW.state
+      WHEN length(NEW.id) <= 248 AND NEW.id NOT GLOB '*[^ -~]*' AND NEW.id NOT GLOB '*[/%]*' THEN NEW.state
       ELSE 7
     END,
     CASE
-      WHEN NEW.state IS NULL THEN secs
-      WHEN secs IS NULL OR proposed > secs THEN proposed
-      ELSE secs + (nanos = 999999999)
+      WHEN NEW.state IS NULL THEN NEW.secs
+      WHEN NEW.secs IS NULL OR NEW.proposed > NEW.secs THEN NEW.proposed
+      ELSE NEW.secs + (NEW.nanos = 999999999)
     END,
     CASE
-      WHEN NEW.state IS NULL THEN nanos
-      WHEN secs IS NULL OR proposed > secs THEN 0
-      ELSE (nanos + 1) % 1000000000
+      WHEN NEW.state IS NULL THEN NEW.nanos
+      WHEN NEW.secs IS NULL OR NEW.proposed > NEW.secs THEN 0
+      ELSE (NEW.nanos + 1) % 1000000000
     END,
     CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER),
     CAST(NEW.created AS INTEGER),
-    CAST(NEW.retry AS INTEGER)
-  FROM (
-    SELECT k.state AS old,
-      coalesce(k.secs, max(-62135596800, min(CAST(NEW.was_secs AS INTEGER), 253402300799))) AS secs,
-      coalesce(k.nanos, NEW.was_nanos, 0) AS nanos,
-      max(-62135596800, min(CAST(NEW.updated AS INTEGER), 253402300799)) AS proposed,
-      length(CAST(NEW.id AS BLOB)) AS bytes
-    FROM (SELECT 1)
-    -- The state that it had is looked at first, and all others only if it is not there.
-    LEFT JOIN rs_message k ON k.id = NEW.id AND k.state = coalesce(
-      (SELECT state FROM rs_message WHERE state = NEW.was_state AND id = NEW.id),
-      (SELECT state FROM rs_message WHERE state IN (0, 1, 2, 3, 4, 5, 6, 7) AND id = NEW.id))
-  );
+    CAST(NEW.retry AS INTEGER));
 END;
 
 -- The revision that a message had is that of the log's newest row, if this is its removal: under
