@@ -10,6 +10,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::backend::locator::Locator;
 
 mod age;
+mod background;
 mod change;
 mod check;
 mod copy;

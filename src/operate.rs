@@ -20,4 +20,4 @@ pub use found::{Found, Page, by_filter, by_ids};
 pub use job::{Ended, Job, Pace, Survey, Tally, survey};
 pub use put::{Documents, NoDocument, Offer, offer};
 pub use save::Save;
-pub use undo::{Plan, Step};
+pub use undo::{Plan, Since, Step};

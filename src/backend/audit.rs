@@ -75,6 +75,11 @@ pub trait AuditLog: Send + Sync {
     /// `None` of a move, of a new message, and where the log has it no more.
     fn old_document(&self, ctx: &Context, seq: u64) -> Result<Option<String>>;
 
+    /// Tells of every change numbered above `after` that the store still knows of, by whomever:
+    /// which message, and its number. Gives the newest number, or `after`.
+    fn later(&self, ctx: &Context, after: u64, each: &mut dyn FnMut(MessageId, u64))
+    -> Result<u64>;
+
     /// How much the log holds, without counting it.
     fn size(&self, ctx: &Context) -> Result<AuditSize>;
 

@@ -12,6 +12,14 @@ use crate::model::{MessageId, MessageMetadata, QueueState, Revision, Timestamp};
 pub enum Proposal {
     /// [`Backend::insert`].
     Insert(MessageMetadata),
+    /// [`Backend::insert`] of a message that was removed, unless the store's log knows of a change
+    /// of this ID after the one of this number: [`Error::StaleRevision`], with the last revision.
+    Restore {
+        /// What it was.
+        metadata: MessageMetadata,
+        /// The newest change that the caller knows of.
+        known: u64,
+    },
     /// [`Backend::replace`].
     Replace {
         /// The state that the message is in.
@@ -47,7 +55,9 @@ impl Proposal {
     /// The message that it is about.
     pub fn id(&self) -> &MessageId {
         match self {
-            Proposal::Insert(metadata) | Proposal::Replace { metadata, .. } => &metadata.id,
+            Proposal::Insert(metadata)
+            | Proposal::Restore { metadata, .. }
+            | Proposal::Replace { metadata, .. } => &metadata.id,
             Proposal::Move { id, .. } | Proposal::Remove { id, .. } => id,
         }
     }
@@ -60,7 +70,10 @@ pub(super) fn one<B: Backend + ?Sized>(
     proposal: &Proposal,
 ) -> Result<Revision> {
     match proposal {
-        Proposal::Insert(metadata) => store.insert(ctx, metadata),
+        // A store that does better than this keeps a log.
+        Proposal::Insert(metadata) | Proposal::Restore { metadata, .. } => {
+            store.insert(ctx, metadata)
+        }
         Proposal::Replace {
             from,
             seen,

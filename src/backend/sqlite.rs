@@ -601,6 +601,15 @@ impl AuditLog for SqliteBackend {
         self.read(ctx, |conn| audit::old_document(conn, seq))
     }
 
+    fn later(
+        &self,
+        ctx: &Context,
+        after: u64,
+        each: &mut dyn FnMut(MessageId, u64),
+    ) -> Result<u64> {
+        self.read(ctx, |conn| audit::later(conn, after, each))
+    }
+
     fn size(&self, ctx: &Context) -> Result<AuditSize> {
         self.read(ctx, audit::size)
     }

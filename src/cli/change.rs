@@ -1,7 +1,7 @@
 //! What `move`, `hold`, `delete` and their like have in common: which messages, how, and the run.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, BufRead};
+use std::io::BufRead;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,6 +13,7 @@ use super::Failure;
 use super::filter::Filters;
 use super::output::{Output, printable};
 use super::place::Place;
+use super::progress::Interrupt;
 use super::work::{ASKED_FROM, Bounds, How, Work, messages};
 use crate::backend::{Backend, Error};
 use crate::model::{FileName, MessageId, QueueState};
@@ -152,8 +153,8 @@ pub fn id(word: &OsStr) -> Result<MessageId, Failure> {
 }
 
 /// The IDs on standard input, as they come.
-fn input(end: u8) -> impl Iterator<Item = Result<MessageId, Failure>> {
-    let ids = io::stdin().lock().split(end);
+fn ids_of(reader: impl BufRead, end: u8) -> impl Iterator<Item = Result<MessageId, Failure>> {
+    let ids = reader.split(end);
     let ids = ids.map(|text| text.map_err(|e| Failure::from(format!("standard input: {e}"))));
     ids.filter(|text| !matches!(text, Ok(text) if text.is_empty()))
         .map(|text| id(OsStr::from_bytes(&text?)))
@@ -181,16 +182,17 @@ pub fn run(place: &Place, command: Command) -> Result<ExitCode, Failure> {
     };
     let filter = options.filters.now();
     let whole = job.act.needs_metadata() || command.save.is_some();
-    let pages = |null: bool| pages(&*store, &source, &filter, whole, null);
+    let pages = |interrupt: &Interrupt, null: bool| {
+        pages(&*store, &source, &filter, whole, interrupt, null)
+    };
     if options.how.dry_run {
-        let found = operate::survey(&job, pages(options.null), &mut |id, why| {
-            work.skipped(id, &why)
-        });
+        let ids = pages(&work.interrupt, options.null);
+        let found = operate::survey(&job, ids, &mut |id, why| work.skipped(id, &why));
         let found = found.map_err(|error| error.named(command.name))?;
         return preview(&work, &found);
     }
     if let (Source::States(_), false) = (&source, options.how.yes) {
-        let found = operate::survey(&job, pages(false), &mut |_, _| {});
+        let found = operate::survey(&job, pages(&work.interrupt, false), &mut |_, _| {});
         let count = found.map_err(|error| error.named(command.name))?.tally.done;
         if count > ASKED_FROM {
             work.confirm(count, messages(count))?;
@@ -207,9 +209,10 @@ pub fn run(place: &Place, command: Command) -> Result<ExitCode, Failure> {
         None => None,
     };
     let mut tally = Tally::default();
+    let pages = pages(&work.interrupt, options.null);
     let progress = std::cell::RefCell::new(&mut work);
     let ended = job.run(
-        pages(options.null),
+        pages,
         save.as_mut(),
         &mut tally,
         &mut |id, why| progress.borrow_mut().skipped(id, &why),
@@ -261,6 +264,7 @@ fn pages<'a>(
     source: &Source,
     filter: &'a crate::model::Filter,
     whole: bool,
+    interrupt: &Interrupt,
     null: bool,
 ) -> Box<dyn Iterator<Item = Result<Page, Trouble>> + 'a> {
     match source {
@@ -271,13 +275,28 @@ fn pages<'a>(
         Source::Ids(ids) => operate::by_ids(store, ids.clone().into_iter().map(Ok)),
         Source::Input => {
             let end = if null { 0 } else { b'\n' };
-            operate::by_ids(store, input(end).map(|id| id.map_err(Trouble::from)))
+            match interrupt.input() {
+                Ok(input) => operate::by_ids(
+                    store,
+                    ids_of(input, end).map(|id| id.map_err(Trouble::from)),
+                ),
+                Err(error) => {
+                    let failure = Failure::from(format!("standard input: {error}"));
+                    Box::new(std::iter::once(Err(failure.into())))
+                }
+            }
         }
     }
 }
 
 /// Prints what would be done.
 fn preview(work: &Work, survey: &Survey) -> Result<ExitCode, Failure> {
+    if !work.interrupt.going() {
+        let name = work.name;
+        return Err(Failure::interrupted(format!(
+            "{name}: interrupted; nothing was done"
+        )));
+    }
     let mut out = Output::new();
     let Tally { done, skipped, .. } = survey.tally;
     out.line(&format!("{done} {} would be {}", messages(done), work.past))?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, mount};
+use super::{Failure, background};
 use crate::backend::locator::{Locator, OpenOptions};
 use crate::backend::{Backend, Context};
 use crate::model::{MessageMetadata, QueueState, Timestamp};
@@ -61,7 +61,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let words: [OsString; 3] = ["mount".into(), database.into(), mountpoint.clone().into()];
-    let code = mount::in_background(&words).map_err(|error| failed(&error))?;
+    let code = background::start(&words).map_err(|error| failed(&error))?;
     if code == 0 {
         print!("{}", invitation(&mountpoint, &held));
     }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -52,7 +52,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     for file in files {
         let shown = file.display().to_string();
         let input: Box<dyn Read> = match file.to_str() {
-            Some("-") => Box::new(io::stdin().lock()),
+            Some("-") => {
+                let input = interrupt.input();
+                Box::new(input.map_err(|error| format!("import: standard input: {error}"))?)
+            }
             _ => {
                 let opened = File::open(Path::new(file));
                 Box::new(opened.map_err(|error| format!("import {shown}: {error}"))?)

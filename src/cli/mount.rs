@@ -2,17 +2,17 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::io::IsTerminal;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use parking_lot::Mutex;
 
+use super::background::{self, Waiting};
 use super::log::LogLevel;
 use super::{Failure, health, log};
 use crate::backend::Error;
@@ -24,7 +24,8 @@ use crate::fuse::session::{Host, Mount};
 /// Mount a spool: five directories of JSON files, one file a message.
 ///
 /// The command returns when the mount answers, and the mount goes on in the background. Its log
-/// goes to the journal, or to syslog. Unmount it with umount(8) or "retryspoolfs umount", as a
+/// goes to the journal, or to syslog; a second small process takes the mount away should the first
+/// one be killed. Unmount it with umount(8) or "retryspoolfs umount", as a
 /// user also with "fusermount3 -u". With --foreground it stays, and logs to standard error.
 ///
 /// SIGTERM and SIGINT unmount it; if it is in use the log says by whom, and it stays. A second
@@ -117,7 +118,7 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
         return Ok(());
     }
     if !arguments.foreground {
-        return match in_background(&arguments.words()).map_err(|error| {
+        return match background::start(&arguments.words()).map_err(|error| {
             System(format!(
                 "mount: the background process can't be started: {error}"
             ))
@@ -127,6 +128,12 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
             code => std::process::exit(i32::from(code)),
         };
     }
+    let waiting = match arguments.status_fd {
+        Some(fd) => Some(Waiting::behind(fd, arguments.log_level).map_err(|error| {
+            System(format!("mount: the background process can't fork: {error}"))
+        })?),
+        None => None,
+    };
     log::begin(arguments.log_level);
     let mountpoint = mountpoint::check(&arguments.mountpoint, &options)?;
     let locator = locator.absolute().map_err(|error| wrong(&error))?;
@@ -152,6 +159,11 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
             };
             NotMounted(format!("mount {locator}: {error}{hint}"))
         })?;
+    let program = Program {
+        waiting: Mutex::new(waiting),
+        on_terminal: std::io::stderr().is_terminal(),
+        mountpoint: mountpoint.clone(),
+    };
     let mount = Mount {
         store,
         source: source(spool, &locator),
@@ -159,10 +171,7 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
         scratch_dir: locator.scratch_dir(),
         options,
     };
-    mount.run(Arc::new(Program {
-        starter: Mutex::new(arguments.status_fd),
-        on_terminal: std::io::stderr().is_terminal(),
-    }))
+    mount.run(Arc::new(program))
 }
 
 /// What the mount table shows as the source: what was asked for, so that "mount -a" finds that its
@@ -212,15 +221,16 @@ impl Arguments {
 
 /// This program around the mount.
 struct Program {
-    /// The pipe to the process that started this one in the background, until it was told.
-    starter: Mutex<Option<RawFd>>,
+    /// Who waits for a mount in the background, until they were told.
+    waiting: Mutex<Option<Waiting>>,
     on_terminal: bool,
+    mountpoint: PathBuf,
 }
 
 impl Host for Program {
     fn ready(&self) {
-        if let Some(fd) = self.starter.lock().take() {
-            report_ready(fd);
+        if let Some(waiting) = self.waiting.lock().take() {
+            waiting.ready(&self.mountpoint);
         }
     }
 
@@ -238,68 +248,6 @@ impl Host for Program {
             .map(drop)
             .map_err(|problem| problem.text)
     }
-}
-
-/// Runs this program again with these arguments, in the foreground, and waits until its mount
-/// answers. Gives its exit code; if that is not 0, it printed why.
-pub fn in_background(words: &[OsString]) -> std::io::Result<u8> {
-    let (mut reader, writer) = pipe()?;
-    let fd = writer.as_raw_fd();
-    let (name, rest) = words
-        .split_first()
-        .ok_or(std::io::ErrorKind::InvalidInput)?;
-    // By its path, so that a list of processes shows its name.
-    let path = std::env::current_exe().ok().filter(|path| path.exists());
-    let mut command = Command::new(path.unwrap_or_else(|| "/proc/self/exe".into()));
-    command
-        .arg0("retryspoolfs")
-        .arg(name)
-        .args(["--foreground".to_owned(), format!("--status-fd={fd}")])
-        .args(rest)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    // SAFETY: the call is safe between fork and exec, and touches nothing of the parent.
-    unsafe {
-        command.pre_exec(move || {
-            libc::fcntl(fd, libc::F_SETFD, 0);
-            Ok(())
-        });
-    }
-    let mut child = command.spawn()?;
-    drop(writer);
-    let mut said = Vec::new();
-    reader.read_to_end(&mut said)?;
-    if said == READY {
-        return Ok(0);
-    }
-    let code = child.wait()?.code();
-    Ok(code.map_or(2, |code| code.clamp(1, 255) as u8))
-}
-
-const READY: &[u8] = b"ready";
-
-/// Tells the starting process that the mount answers, and lets go of its terminal, session and
-/// directory. Not before: an automounter knows its own mount by the process group.
-fn report_ready(fd: RawFd) {
-    // SAFETY: the starting process opened it for this and gave it to nobody else; the other calls
-    // have no preconditions.
-    let mut status = unsafe {
-        libc::setsid();
-        File::from_raw_fd(fd)
-    };
-    log::detach();
-    let _ = std::env::set_current_dir(Path::new("/"));
-    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
-        // SAFETY: both descriptors are open.
-        unsafe { libc::dup2(null.as_raw_fd(), 2) };
-    }
-    let _ = status.write_all(READY);
-}
-
-fn pipe() -> std::io::Result<(File, OwnedFd)> {
-    let (reader, writer) = std::io::pipe()?;
-    let reader: OwnedFd = reader.into();
-    Ok((reader.into(), writer.into()))
 }
 
 /// Enters a mount namespace. This process has one thread so far.

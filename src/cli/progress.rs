@@ -2,11 +2,15 @@
 //!
 //! Owns: the line on a terminal that says how far it is; SIGINT and SIGTERM.
 
-use std::io::{self, IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, BufReader, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -17,6 +21,10 @@ use crate::backend::Actor;
 
 /// How often the line changes.
 const EVERY: Duration = Duration::from_millis(200);
+
+/// How often one who waits for input looks whether a signal came just before it began to wait, in
+/// milliseconds.
+const LOOK_UP: u8 = 200;
 
 /// A line on standard error that is written over and over, where that is a terminal.
 pub struct Progress {
@@ -110,5 +118,33 @@ impl Interrupt {
     /// Whether to go on.
     pub fn going(&self) -> bool {
         !self.0.load(Ordering::Relaxed)
+    }
+
+    /// Standard input, to be read by this alone.
+    pub fn input(&self) -> io::Result<BufReader<Input>> {
+        Ok(BufReader::new(Input {
+            file: io::stdin().as_fd().try_clone_to_owned()?.into(),
+            stop: self.flag(),
+        }))
+    }
+}
+
+/// Standard input, which ends where the signal comes: a read would go on to wait for whoever writes.
+pub struct Input {
+    file: File,
+    stop: Arc<AtomicBool>,
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while !self.stop.load(Ordering::Relaxed) {
+            let mut input = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut input, LOOK_UP) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return self.file.read(buffer),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(0)
     }
 }

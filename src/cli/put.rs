@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{BufRead, BufReader};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -79,7 +79,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut error = None;
     for file in files {
         let done = match file == "-" {
-            true => putting.stream("standard input", io::stdin().lock()),
+            true => match putting.work.interrupt.input() {
+                Ok(input) => putting.stream("standard input", input),
+                Err(why) => {
+                    putting.refused("standard input", &why.to_string());
+                    Ok(())
+                }
+            },
             false => match File::open(file) {
                 Ok(opened) => putting.stream(&file.display().to_string(), BufReader::new(opened)),
                 Err(why) => {
@@ -107,6 +113,9 @@ impl Putting<'_> {
     fn stream(&mut self, name: &str, reader: impl BufRead) -> crate::backend::Result<()> {
         let mut batch = Vec::new();
         for read in Documents::of(reader) {
+            if !self.work.interrupt.going() {
+                return Ok(());
+            }
             match read {
                 Ok(document) => batch.push(document),
                 Err(NoDocument::Refused(why)) => self.refused(name, &why),
@@ -117,12 +126,12 @@ impl Putting<'_> {
             }
             if batch.len() == AT_ONCE {
                 self.store(&std::mem::take(&mut batch))?;
-                if !self.work.interrupt.going() {
-                    return Ok(());
-                }
             }
         }
-        self.store(&batch)
+        match self.work.interrupt.going() {
+            true => self.store(&batch),
+            false => Ok(()),
+        }
     }
 
     fn refused(&mut self, name: &str, why: &str) {

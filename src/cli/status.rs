@@ -33,7 +33,8 @@ For monitoring (Nagios, Icinga, Zabbix and whoever runs their plugins):
   retryspoolfs status /var/spool/q.db --check deferred=5000,20000,oldest=4h
 prints one line, and exits with 0 if all is well, 1 if a value is above its first limit, 2 if it is
 above the second, and 3 if anything fails: a spool that can't be opened, or limits that make no
-sense. Limits are NAME=WARNING or NAME=WARNING,CRITICAL; names are the six states, total, oldest
+sense. Limits are NAME=WARNING,CRITICAL, or NAME=WARNING, which is never more than a warning:
+deferred=5000 exits with 1 above 5000, and never with 2. Names are the six states, total, oldest
 (the age of the oldest message that waits) and overdue (for how long the next retry has been due)."
 )]
 pub struct Arguments {

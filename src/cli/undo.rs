@@ -13,7 +13,7 @@ use super::place::{self, Place};
 use super::work::{ASKED_FROM, Bounds, How, Work, messages};
 use crate::backend::{AuditLog, Backend, Error, Proposal};
 use crate::model::MessageId;
-use crate::operate::{Pace, Plan, Skip, Step, Tally};
+use crate::operate::{Pace, Plan, Since, Skip, Step, Tally};
 
 /// How many messages are brought back together.
 const AT_ONCE: usize = 250;
@@ -23,7 +23,8 @@ const AT_ONCE: usize = 250;
 /// Only what nobody changed since is brought back: a message that was changed, moved, delivered or
 /// stored again after the selected changes is left alone and told of (exit code 3). A message
 /// that was moved is moved back; one that was edited gets its old document; one that was deleted
-/// is stored again as it was; one that was stored is deleted. An undo is itself a change in the
+/// is stored again as it was, unless somebody stored and deleted it once more as far as the log of
+/// the latest 131,072 changes tells; one that was stored is deleted. An undo is itself a change in the
 /// audit log, and can be undone.
 #[derive(Args, Debug)]
 #[command(
@@ -108,6 +109,7 @@ fn back(
     tally: &mut Tally,
 ) -> Result<(), Error> {
     let mut pace = Pace::new(bounds.rate);
+    let mut since = Since::of(plan);
     let stop = work.interrupt.flag();
     let limit = usize::try_from(bounds.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     let mut left = &plan.steps[..plan.steps.len().min(limit)];
@@ -117,9 +119,10 @@ fn back(
         };
         let (batch, rest) = left.split_at(left.len().min(allowed).min(AT_ONCE));
         left = rest;
+        since.look(log, &place::ctx())?;
         let mut proposals: Vec<Proposal> = Vec::with_capacity(batch.len());
         for step in batch {
-            match step.propose(store, log, &place::ctx())? {
+            match step.propose(store, log, &since, &place::ctx())? {
                 Ok(Some(proposal)) => proposals.push(proposal),
                 Ok(None) => tally.unchanged += 1,
                 Err(why) => left_alone(work, tally, &step.id, &why),
@@ -160,16 +163,19 @@ fn preview(
     mut tally: Tally,
 ) -> Result<ExitCode, Failure> {
     let mut examples: Vec<&Step> = Vec::new();
+    let failed = |error: Error| format!("undo: {error}");
+    let mut since = Since::of(plan);
+    since.look(log, &place::ctx()).map_err(failed)?;
     for step in &plan.steps {
         if !work.interrupt.going() {
             return Err(Failure::interrupted("undo: interrupted; nothing was done"));
         }
-        let checked = step.check(store, &place::ctx());
-        match checked.map_err(|error| format!("undo: {error}"))? {
+        let checked = step.check(store, &since, &place::ctx());
+        match checked.map_err(failed)? {
             Err(why) => left_alone(work, &mut tally, &step.id, &why),
             Ok(()) => match step
-                .propose(store, log, &place::ctx())
-                .map_err(|e| format!("undo: {e}"))?
+                .propose(store, log, &since, &place::ctx())
+                .map_err(failed)?
             {
                 Err(why) => left_alone(work, &mut tally, &step.id, &why),
                 Ok(None) => tally.unchanged += 1,

@@ -86,7 +86,8 @@ impl Work {
         use crate::backend::Error::{AlreadyExists, StaleRevision, StateConflict};
         self.raced |= matches!(
             why,
-            Skip::Refused(AlreadyExists { .. } | StaleRevision { .. } | StateConflict { .. })
+            Skip::CameBack
+                | Skip::Refused(AlreadyExists { .. } | StaleRevision { .. } | StateConflict { .. })
         );
         self.left_alone(&format!("{id}: {why}"));
     }
@@ -115,9 +116,16 @@ impl Work {
         }
         let _ = write!(io::stderr(), "{question}. Go on? [y/N] ");
         let mut answer = String::new();
-        let read = io::stdin().lock().read_line(&mut answer);
+        let input = self.interrupt.input();
+        let read = input.and_then(|mut input| input.read_line(&mut answer));
         match (read, answer.trim()) {
-            (Ok(_), "y" | "Y" | "yes") if self.interrupt.going() => Ok(()),
+            _ if !self.interrupt.going() => {
+                let _ = writeln!(io::stderr());
+                Err(Failure::interrupted(format!(
+                    "{name}: interrupted; nothing was done"
+                )))
+            }
+            (Ok(_), "y" | "Y" | "yes") => Ok(()),
             _ => Err(format!("{name}: nothing was done").into()),
         }
     }

@@ -6,7 +6,9 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -150,6 +152,37 @@ pub fn unmount(mountpoint: &Path) -> io::Result<()> {
 /// Takes a mount out of the tree at once; it ends when nobody uses it.
 pub fn detach(mountpoint: &Path) -> io::Result<()> {
     umount2(mountpoint, libc::MNT_DETACH, &["-u", "-z"])
+}
+
+/// Takes the mount of this number out of the tree, if it is dead and what lies on top there; whether
+/// it was. What is mounted there meanwhile stays, also under the same number: the kernel gives the
+/// numbers of ended mounts again.
+pub fn take_away(mountpoint: &Path, id: u64) -> io::Result<bool> {
+    let on_top = || mounts::mounted_at(mountpoint).is_some_and(|mounted| mounted.id == id);
+    if !on_top() {
+        return Ok(false);
+    }
+    // A handle on that very mount, whatever becomes of the path.
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    let mut options = fs::File::options();
+    let top = options.read(true).custom_flags(flags).open(mountpoint)?;
+    let handle = PathBuf::from(format!("/proc/self/fd/{}", top.as_raw_fd()));
+    if !on_top() || !is_dead(&handle) {
+        return Ok(false);
+    }
+    let path = CString::new(handle.as_os_str().as_bytes())?;
+    // SAFETY: the path is a C string that outlives the call.
+    if unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        // A user's mount, for which the helper wants the path.
+        error if error.raw_os_error() == Some(libc::EPERM) => {
+            drop(top);
+            detach(mountpoint).map(|()| true)
+        }
+        error => Err(error),
+    }
 }
 
 fn umount2(mountpoint: &Path, flags: i32, fusermount: &[&str]) -> io::Result<()> {

@@ -89,6 +89,9 @@ pub enum Skip {
         /// Where it would have to be.
         wanted: QueueState,
     },
+    /// It was removed, and would be stored again.
+    #[error("somebody stored and removed it again meanwhile")]
+    CameBack,
     /// The store did not do it: somebody else changed, moved or removed it, mostly.
     #[error("{0}")]
     Refused(#[from] Error),

@@ -3,7 +3,7 @@
 //! Of a message that was changed several times, the changes are undone from the newest one back,
 //! as far as nobody else came between; the result is one change.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Skip;
 use crate::backend::{AuditEntry, AuditLog, AuditQuery, Backend, Context, Error, Proposal};
@@ -53,6 +53,8 @@ pub struct Step {
     pub id: MessageId,
     /// Where it is if nobody changed it since: state and revision, or gone.
     pub now: Option<(QueueState, Revision)>,
+    /// The newest change that it undoes.
+    newest: u64,
     /// Where it comes to be: a state, or gone.
     pub then: Option<QueueState>,
     /// The change whose old document it gets; `None` if it only moves.
@@ -123,10 +125,56 @@ impl Plan {
         self.changes += undone;
         self.steps.push(Step {
             id,
+            newest: newest.seq,
             now: newest.after,
             then: oldest.before.map(|(state, _)| state),
             document: document.filter(|_| oldest.before.is_some()),
         });
+    }
+}
+
+/// Whether removed messages came back and went again since: the store does not tell by itself, as
+/// they are gone in both cases. It tells as far as the store's log of changes goes back.
+#[derive(Debug)]
+pub struct Since {
+    /// The change that removed each, of those that are to be stored again.
+    removed: HashMap<MessageId, u64>,
+    /// Those that somebody stored after it.
+    stored: HashSet<MessageId>,
+    /// The newest change that was looked at.
+    known: u64,
+}
+
+impl Since {
+    /// For this plan; nothing is looked at yet.
+    pub fn of(plan: &Plan) -> Since {
+        let removed = plan.steps.iter().filter(|step| step.now.is_none());
+        let removed: HashMap<_, _> = removed.map(|step| (step.id.clone(), step.newest)).collect();
+        Since {
+            known: removed.values().min().copied().unwrap_or_default(),
+            removed,
+            stored: HashSet::new(),
+        }
+    }
+
+    /// Looks at the changes since the last look.
+    pub fn look(&mut self, log: &dyn AuditLog, ctx: &Context) -> Result<(), Error> {
+        if self.removed.is_empty() {
+            return Ok(());
+        }
+        let (removed, stored) = (&self.removed, &mut self.stored);
+        self.known = log.later(ctx, self.known, &mut |id, seq| {
+            if removed.get(&id).is_some_and(|removed| seq > *removed) {
+                stored.insert(id);
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Whether the step's message was stored again since, whatever became of it. What the step itself
+    /// does counts as well.
+    fn has_come_back(&self, step: &Step) -> bool {
+        step.now.is_none() && self.stored.contains(&step.id)
     }
 }
 
@@ -137,6 +185,7 @@ impl Step {
         &self,
         store: &dyn Backend,
         log: &dyn AuditLog,
+        since: &Since,
         ctx: &Context,
     ) -> Result<Result<Option<Proposal>, Skip>, Error> {
         let id = self.id.clone();
@@ -150,11 +199,18 @@ impl Step {
         };
         Ok(Ok(match (self.now, self.then, document) {
             (None, None, _) => None,
+            (None, Some(_), _) if since.has_come_back(self) => {
+                return Ok(Err(match store.locate(ctx, &self.id)? {
+                    Some(state) => Error::AlreadyExists { state }.into(),
+                    None => Skip::CameBack,
+                }));
+            }
             (Some((from, seen)), None, _) => Some(Proposal::Remove { id, from, seen }),
             // As it was, to the letter.
-            (None, Some(state), Some(metadata)) => {
-                Some(Proposal::Insert(MessageMetadata { state, ..metadata }))
-            }
+            (None, Some(state), Some(metadata)) => Some(Proposal::Restore {
+                metadata: MessageMetadata { state, ..metadata },
+                known: since.known,
+            }),
             (None, Some(_), None) => return lost("the audit log has no document of it"),
             (Some((from, seen)), Some(state), Some(metadata)) => {
                 let old = MessageMetadata { state, ..metadata };
@@ -201,13 +257,19 @@ impl Step {
     }
 
     /// Whether the message still is as the changes left it; or why not.
-    pub fn check(&self, store: &dyn Backend, ctx: &Context) -> Result<Result<(), Skip>, Error> {
+    pub fn check(
+        &self,
+        store: &dyn Backend,
+        since: &Since,
+        ctx: &Context,
+    ) -> Result<Result<(), Skip>, Error> {
         let stored = match store.get(ctx, &self.id) {
             Ok(stored) => stored,
             Err(error) if error.is_of_the_store() => return Err(error),
             Err(error) => return Ok(Err(error.into())),
         };
         Ok(match (self.now, stored) {
+            (None, None) if since.has_come_back(self) => Err(Skip::CameBack),
             (None, None) => Ok(()),
             (None, Some(stored)) => Err(Error::AlreadyExists {
                 state: stored.metadata.state,

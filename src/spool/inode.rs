@@ -44,6 +44,8 @@ struct Message {
     state: QueueState,
     /// The [`mark`] of the revision whose attributes the kernel was given last.
     told: u64,
+    /// In which [`Table::round`] the kernel last asked for its name.
+    named: u32,
 }
 
 /// The pages of a file that the kernel may hold: they belong to its inode, whoever reads them.
@@ -123,6 +125,8 @@ impl Hasher for Spread {
 struct Table {
     messages: ByNumber<Message>,
     scratch: HashMap<u64, (Arc<ScratchFile>, Uses)>,
+    /// How often the kernel was told to drop all names.
+    round: u32,
     /// Of those messages that were read through pages.
     pages: ByNumber<Pages>,
     /// The most messages since memory was last given back.
@@ -165,15 +169,17 @@ pub fn number_of(id: &MessageId) -> u64 {
 impl Table {
     /// Counts one lookup of the message's number, which stands for it from here on.
     fn expect(&mut self, id: &MessageId, state: QueueState) -> (u64, &mut Message) {
-        let ino = free_or_own(&self.messages, id);
+        let (ino, round) = (free_or_own(&self.messages, id), self.round);
         self.most = self.most.max(self.messages.len() + 1);
         let message = self.messages.entry(ino).or_insert_with(|| Message {
             id: id.clone(),
             uses: Uses::default(),
             state,
             told: 0,
+            named: round,
         });
         message.uses.lookups += 1;
+        message.named = round;
         (ino, message)
     }
 
@@ -227,6 +233,21 @@ impl Inodes {
         let table = self.table.lock();
         let ino = free_or_own(&table.messages, id);
         table.messages.contains_key(&ino).then_some(ino)
+    }
+
+    /// Whether the kernel may remember a name of the message: it has asked for one since all names
+    /// were dropped last.
+    pub fn is_named(&self, id: &MessageId) -> bool {
+        let mut table = self.table.lock();
+        let round = table.round;
+        table.message(id).is_some_and(|m| m.named == round)
+    }
+
+    /// The kernel is about to be told to drop all names. What it asks for after that it remembers,
+    /// so this comes before: a name too many is taken for remembered, and none too few.
+    pub fn unname_all(&self) {
+        let mut table = self.table.lock();
+        table.round = table.round.wrapping_add(1);
     }
 
     /// Whether a handle knows the number.
@@ -475,6 +496,7 @@ mod tests {
             },
             state: QueueState::Hold,
             told: 0,
+            named: 0,
         };
         inodes.table.lock().messages.insert(ino, message);
         let other = inodes.look_up(&a, QueueState::Hold);

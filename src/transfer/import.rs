@@ -55,6 +55,11 @@ pub fn import(
     // What came before a break in the file is stored.
     .map_err(|error| failed = failed.take().or(Some(error.into())))
     .unwrap_or(());
+    if !(watch.going)() {
+        import.done.interrupted = true;
+        // A stream that ends for the interruption may end in the middle.
+        failed = failed.filter(|failed| matches!(failed, Failed::Store(_)));
+    }
     if !import.waiting.is_empty() && !matches!(failed, Some(Failed::Store(_))) {
         import.store(watch)?;
     }

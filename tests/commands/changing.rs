@@ -316,6 +316,89 @@ fn more_than_a_hundred_are_asked_about() {
     assert_eq!(spool.count(Hold), 101);
 }
 
+/// Whoever waits for an answer or for input is interrupted by the first signal.
+#[test]
+fn a_command_that_waits_is_interrupted_at_once() {
+    let spool = Spool::with((0..101).map(|n| message(&format!("m{n}"), Deferred)));
+    let asked = r#"
+import os, pty, sys
+pid, fd = pty.fork()
+if pid == 0: os.execv(sys.argv[1], sys.argv[1:])
+said = b""
+try:
+    while data := os.read(fd, 1000):
+        answered, said = b"[y/N]" in said, said + data
+        if b"[y/N]" in said and not answered: os.write(fd, b"\x03")
+except OSError: pass
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.decode().splitlines()[-1])
+"#;
+    std::fs::write(spool.work().join("asked.py"), asked).unwrap();
+    for command in [
+        "hold $SPOOL deferred",
+        "delete $SPOOL deferred",
+        "set $SPOOL deferred Priority=1",
+    ] {
+        let said = spool.bash(&format!("python3 $WORK/asked.py $PROGRAM {command}"));
+        let name = command.split(' ').next().unwrap();
+        assert_eq!(
+            said.ok(),
+            format!("130 retryspoolfs: {name}: interrupted; nothing was done")
+        );
+    }
+    // Standard input that says nothing for a while: what was read before is not begun.
+    for (command, written, said) in [
+        (
+            "hold $SPOOL -",
+            "m1",
+            "hold: interrupted: 0 messages moved to hold",
+        ),
+        (
+            "delete $SPOOL - -0",
+            "m1",
+            "delete: interrupted: 0 messages deleted",
+        ),
+        (
+            "hold $SPOOL - -n",
+            "m1",
+            "hold: interrupted; nothing was done",
+        ),
+        (
+            "put $SPOOL",
+            r#"{"ID":"new"}"#,
+            "put: interrupted: 0 messages stored",
+        ),
+        (
+            "put $SPOOL",
+            r#"{"ID":"#,
+            "put: interrupted: 0 messages stored",
+        ),
+        (
+            "import $SPOOL -",
+            r#"{"ID":"#,
+            "import: interrupted: 0 stored",
+        ),
+    ] {
+        let script = format!(
+            "mkfifo $WORK/in; exec 3<> $WORK/in; printf '%s\\n' '{written}' >&3; exec $PROGRAM {command} < $WORK/in"
+        );
+        let script = spool.start_in(&["bash"], &script, spool.dir());
+        waits_for_input(&script);
+        signal(&script, libc::SIGINT);
+        ends(&script.wait(), 130, said);
+        std::fs::remove_file(spool.work().join("in")).unwrap();
+    }
+    assert_eq!(spool.count(Deferred), 101);
+    assert_eq!(spool.state("new"), None);
+}
+
+/// Waits until all is read that was written to it, and more is waited for.
+fn waits_for_input(script: &Script) {
+    let state = format!("/proc/{}/wchan", script.pid());
+    eventually("it waits for input", || {
+        std::fs::read_to_string(&state).is_ok_and(|at| at.contains("poll"))
+    });
+}
+
 #[test]
 fn active_is_left_to_the_workers() {
     let spool = Spool::with([message("a", Active), message("b", Deferred)]);

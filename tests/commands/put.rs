@@ -2,7 +2,7 @@
 
 use retryspoolfs::QueueState::{Bounce, Deferred, Hold, Incoming};
 
-use crate::support::{Spool, message};
+use crate::support::{Spool, eventually, message};
 
 #[test]
 fn documents_are_stored_changed_and_refused() {
@@ -80,4 +80,28 @@ fn files_of_a_mount_are_put_as_they_are() {
             .success()
     );
     assert_eq!(spool.rows(), before);
+}
+
+/// Interrupted while more may come: what it said is stored, and nothing else.
+#[test]
+fn a_put_is_interrupted_and_goes_on() {
+    let spool = Spool::new();
+    let many = "seq -f '{\"ID\":\"m%g\"}' 400 > $WORK/many";
+    spool.bash(many).ok();
+    let script = "mkfifo $WORK/in; exec 3<> $WORK/in; cat $WORK/many >&3; exec $PROGRAM put $SPOOL < $WORK/in";
+    let script = spool.start_in(&["bash"], script, spool.dir());
+    eventually("it has begun", || spool.count(Incoming) > 0);
+    // SAFETY: the script was not waited for, so the process is there.
+    unsafe { libc::kill(script.pid(), libc::SIGINT) };
+    let output = script.wait();
+    assert_eq!(output.status.code(), Some(130), "{output:#?}");
+    let stored = spool.count(Incoming);
+    assert!(stored < 400, "{output:#?}");
+    let said = format!("put: interrupted: {stored} messages stored");
+    assert!(output.stderr.contains(&said), "{said}: {output:#?}");
+    // Again, and it does the rest.
+    let output = spool.bash("$PROGRAM put $SPOOL $WORK/many");
+    let said = format!("{} messages stored; {stored} needed nothing", 400 - stored);
+    assert!(output.stderr.starts_with(&said), "{said}: {output:#?}");
+    assert_eq!(spool.count(Incoming), 400);
 }

@@ -107,7 +107,9 @@ fn the_incident() {
         "{mount}"
     );
     assert!(
-        commands.contains("10 messages would be moved to hold"),
+        commands.contains("deferred           36")
+            && commands.contains("--error '421 4.4.2 timeout exceeded'")
+            && commands.contains("10 messages would be moved to hold"),
         "{commands}"
     );
     assert_eq!(places(&one), before);

@@ -201,6 +201,48 @@ fn what_somebody_changed_since_is_left_alone() {
     );
 }
 
+/// A message that is gone looks the same whoever removed it last.
+#[test]
+fn what_came_back_and_went_again_is_not_stored_once_more() {
+    let spool = three();
+    spool.bash("$PROGRAM delete $SPOOL a b c");
+    // A worker had it in hand, wrote its verdict, and delivered it.
+    let worker = "INSERT INTO messages (id, state, attempts, max_attempts, next_retry, created, updated, last_error, size, priority, headers) \
+        VALUES ('b', 1, 2, 10, 0, 0, 0, '', 1, 5, '{}')";
+    spool.execute(worker);
+    spool.execute("DELETE FROM messages WHERE id = 'b'");
+    // Another command's changes are not selected, and count all the same.
+    done(
+        spool.bash("echo '{\"ID\":\"c\"}' | $PROGRAM put $SPOOL"),
+        "1 message",
+    );
+    spool.bash("$PROGRAM delete $SPOOL incoming");
+    let selected = "a b c --command 'retryspoolfs delete'";
+    let dry = spool.bash(&format!("$PROGRAM undo $SPOOL {selected} --dry-run"));
+    assert_eq!(dry.status.code(), Some(3), "{dry:#?}");
+    assert!(
+        dry.stdout.starts_with("2 messages would")
+            && dry
+                .stderr
+                .contains("b: somebody stored and removed it again"),
+        "{dry:#?}"
+    );
+    let output = spool.bash(&format!("$PROGRAM undo $SPOOL {selected}"));
+    assert_eq!(output.status.code(), Some(3), "{output:#?}");
+    for said in [
+        "b: somebody stored and removed it again",
+        // Back to what the put made is as far as this goes.
+        "c: change ",
+        "2 messages brought back",
+    ] {
+        assert!(output.stderr.contains(said), "{said}: {output:#?}");
+    }
+    assert_eq!(
+        ["a", "b", "c"].map(|id| spool.state(id)),
+        [Some(Deferred), None, Some(Incoming)]
+    );
+}
+
 #[test]
 fn the_log_is_kept_for_as_long_as_was_set() {
     let spool = three();

@@ -113,6 +113,7 @@ macro_rules! conformance {
             the_audit_log_keeps_what_was_replaced
             the_audit_log_is_searched
             the_audit_log_is_bounded
+            what_came_back_meanwhile_is_not_restored
         }
     };
     (@ $store:ident, $spool:path, $($case:ident)*) => {

@@ -18,12 +18,39 @@ unset RETRYSPOOL RETRYSPOOLFS_LOG
 as_user() { setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/tmp "$@"; }
 # Waits for a command to succeed.
 eventually() { local n; for n in $(seq 3000); do "$@" && return; sleep 0.01; done; echo "never: $*" >&2; return 1; }
-gone() { ! pgrep -x retryspoolfs > /dev/null; }
+gone() { ! pgrep -x 'retryspool.*' > /dev/null; }
 quietly() { "$@" > /dev/null 2>&1; }
 # The daemon of the one mount there is.
 daemon() { pgrep -x retryspoolfs; }
+# The process that takes its mount away should it be killed.
+guard() { pgrep -x retryspoolguard; }
+is_mounted() { grep -q " $1 fuse.retryspoolfs " /proc/mounts; }
+is_free() { ! is_mounted "$1"; }
 # Fails if the command does not: prints its complaint and its exit code.
 refused() { local code=0; "$@" 2>&1 || code=$?; echo "exit $code"; [ "$code" -ne 0 ]; }
+# Starts systemd as the first process in namespaces of its own, with the script on standard input
+# as its one job, and prints what that script prints. Of this machine's own units none starts.
+under_systemd() {
+    cat > /tmp/check.sh
+    rm -rf /etc/systemd/system/*.wants /lib/systemd/system/*.target.wants
+    cat > /etc/systemd/system/check.service <<'UNIT'
+[Unit]
+DefaultDependencies=no
+SuccessAction=poweroff-force
+FailureAction=poweroff-force
+[Service]
+Type=oneshot
+Environment=BASH_ENV=/tmp/functions
+ExecStart=/bin/bash -euo pipefail /tmp/check.sh
+StandardOutput=file:/tmp/out
+StandardError=append:/tmp/out
+UNIT
+    declare -f eventually gone daemon is_mounted is_free > /tmp/functions
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup
+    unshare --mount --pid --cgroup --fork --kill-child --mount-proc env -i container=other \
+        PATH="$PATH" /lib/systemd/systemd --system --unit=check.service > /tmp/systemd 2>&1 || true
+    cat /tmp/out || cat /tmp/systemd
+}
 install_package() { dpkg -i /tmp/bring/package.deb > /tmp/dpkg.log 2>&1 || { cat /tmp/dpkg.log; return 1; }; }
 "#;
 

@@ -10,22 +10,9 @@ fn systemd_starts_restarts_and_stops_it() {
         mkdir -p /etc/retryspoolfs /mnt/queue
         retryspoolfs init /root/q.db
         printf 'SPOOL=/root/q.db\nMOUNTPOINT=/mnt/queue\n' > /etc/retryspoolfs/queue.conf
-        rm -rf /etc/systemd/system/*.wants /lib/systemd/system/*.target.wants
-        cat > /etc/systemd/system/check.service <<'UNIT'
-[Unit]
-DefaultDependencies=no
-SuccessAction=poweroff-force
-FailureAction=poweroff-force
-[Service]
-Type=oneshot
-ExecStart=/bin/bash -euo pipefail /tmp/check.sh
-StandardOutput=file:/tmp/out
-StandardError=append:/tmp/out
-UNIT
-        cat > /tmp/check.sh <<'CHECK'
+        under_systemd <<'CHECK'
 unit=retryspoolfs@queue.service
 show() { systemctl show -p "$1" --value $unit; }
-eventually() { local n; for n in $(seq 3000); do "$@" && return; sleep 0.01; done; echo "never: $*"; return 1; }
 well() { retryspoolfs health /mnt/queue > /dev/null; }
 systemctl start --job-mode=ignore-dependencies $unit
 well
@@ -52,15 +39,164 @@ systemctl stop $unit
 show Result
 grep -c ' /mnt/queue ' /proc/mounts || true
 CHECK
-        mount -t cgroup2 cgroup2 /sys/fs/cgroup
-        unshare --mount --pid --cgroup --fork --kill-child --mount-proc env -i container=other \
-            PATH="$PATH" /lib/systemd/systemd --system --unit=check.service > /tmp/systemd 2>&1 || true
-        cat /tmp/out || cat /tmp/systemd
         retryspoolfs list q.db | sort
     "#);
     let expected =
         "0 incoming, 0 active, 0 deferred, 0 hold, 0 bounce\nrestarts: 1\nactive\nsuccess\n0\na\nb";
     assert_eq!(said, expected);
+}
+
+/// A daemon that hangs, and one whose store is gone, is killed and started again.
+#[test]
+fn the_watchdog_bites() {
+    let said = run(r#"
+        install_package
+        mkdir -p /etc/retryspoolfs /mnt/queue /etc/systemd/system/retryspoolfs@queue.service.d
+        retryspoolfs init /root/q.db
+        printf 'SPOOL=/root/q.db\nMOUNTPOINT=/mnt/queue\n' > /etc/retryspoolfs/queue.conf
+        printf '[Service]\nWatchdogSec=10\n' > /etc/systemd/system/retryspoolfs@queue.service.d/soon.conf
+        under_systemd <<'CHECK'
+unit=retryspoolfs@queue.service
+show() { systemctl show -p "$1" --value $unit; }
+well() { retryspoolfs health /mnt/queue > /dev/null 2>&1; }
+again() { well && [ "$(show MainPID)" != "$before" ]; }
+systemctl start --job-mode=ignore-dependencies $unit
+echo '{"ID":"a"}' | tee /mnt/queue/hold/a.json > /dev/null
+before=$(show MainPID)
+kill -STOP "$before"
+eventually again
+echo "restarts: $(show NRestarts)"
+before=$(show MainPID)
+mv /root/q.db /root/aside
+ails() { show StatusText | grep -o 'the store does not answer'; }
+eventually ails
+bitten() { [ "$(show NRestarts)" -gt 1 ]; }
+eventually bitten
+mv /root/aside /root/q.db
+eventually again
+ls /mnt/queue/hold
+systemctl stop $unit
+show Result
+CHECK
+    "#);
+    let expected = "restarts: 1\nthe store does not answer\na.json\nsuccess";
+    assert_eq!(said, expected);
+}
+
+/// The example units; after a crash nobody has to do anything.
+#[test]
+fn systemd_mounts_and_mounts_again() {
+    let said = run(r#"
+        install_package
+        mkdir -p /var/spool/retryspool /mnt/queue
+        retryspoolfs init /var/spool/retryspool/queue.db
+        cp /usr/share/doc/retryspoolfs/examples/mnt-queue.* /etc/systemd/system/
+        under_systemd <<'CHECK'
+state() { systemctl is-active mnt-queue.mount mnt-queue.automount | xargs || true; }
+killed() { kill -KILL "$(daemon)"; eventually is_free /mnt/queue; }
+is() { [ "$(state)" = "$*" ]; }
+systemctl start mnt-queue.mount
+state
+echo '{"ID":"a"}' | tee /mnt/queue/hold/a.json > /dev/null
+killed
+eventually is inactive inactive
+systemctl start mnt-queue.mount
+ls /mnt/queue/hold
+systemctl stop mnt-queue.mount
+eventually gone
+state
+systemctl start mnt-queue.automount
+state
+ls /mnt/queue/hold
+state
+killed
+ls /mnt/queue/hold
+systemctl stop mnt-queue.automount
+state
+eventually gone
+grep /mnt/queue /proc/mounts || true
+CHECK
+    "#);
+    let expected = "active inactive\na.json\ninactive inactive\ninactive active\na.json\n\
+                    active active\na.json\ninactive inactive";
+    assert_eq!(said, expected);
+}
+
+/// What a boot does with fstab: systemd's generator makes units of it, and targets want them.
+#[test]
+fn systemd_mounts_what_fstab_says() {
+    let said = run(r#"
+        install_package
+        mkdir -p /mnt/one /mnt/two /mnt/three
+        for name in one two three; do retryspoolfs init $name.db; done
+        cat > /etc/fstab <<'FSTAB'
+/root/one.db /mnt/one retryspoolfs nodelete,x-systemd.requires-mounts-for=/root 0 0
+/root/two.db /mnt/two fuse.retryspoolfs _netdev 0 0
+/root/three.db /mnt/three retryspoolfs noauto,x-systemd.automount 0 0
+FSTAB
+        under_systemd <<'CHECK'
+state() { systemctl is-active mnt-one.mount mnt-two.mount mnt-three.mount mnt-three.automount | xargs || true; }
+mounts() { grep -c fuse.retryspoolfs /proc/mounts || true; }
+none() { [ "$(mounts)" = 0 ]; }
+systemctl start local-fs.target
+state
+systemctl start remote-fs.target
+state
+mount -a
+mount -a
+mounts
+ls /mnt/three | wc -l
+mounts
+kill -KILL $(daemon)
+eventually none
+# What a mount command skips as long as it stands in the table.
+mount -a
+mounts
+ls /mnt/three | wc -l
+mounts
+eventually systemctl is-active --quiet mnt-one.mount
+state
+systemctl stop local-fs.target remote-fs.target
+systemctl stop mnt-one.mount mnt-two.mount mnt-three.automount
+state
+eventually gone
+CHECK
+    "#);
+    let expected = "active inactive inactive active\nactive active inactive active\n2\n5\n3\n\
+                    2\n5\n3\nactive active active active\ninactive inactive inactive inactive";
+    assert_eq!(said, expected);
+}
+
+/// Where there is no journal, syslog gets them.
+#[test]
+fn syslog_gets_lines() {
+    let said = run(r#"
+        install_package
+        mkdir -p /mnt/queue /tmp/dev
+        retryspoolfs init q.db
+        # A /dev of its own, for a socket in it.
+        mount --rbind /dev /tmp/dev
+        mount -t tmpfs dev /dev
+        for name in fuse null urandom; do touch /dev/$name; mount --bind /tmp/dev/$name /dev/$name; done
+        cat > /tmp/syslog.py <<'PY'
+import socket
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind("/dev/log")
+open("/tmp/listens", "w").close()
+for n in range(2): print(s.recv(65536).decode(), flush=True)
+PY
+        python3 /tmp/syslog.py > /tmp/entry &
+        eventually test -e /tmp/listens
+        retryspoolfs mount q.db /mnt/queue
+        echo '{"ID":"a","Priorty":1}' | tee /mnt/queue/hold/a.json > /dev/null 2>&1 || true
+        kill -KILL $(daemon)
+        wait %1
+        sed -E 's/^(<[0-9]+>).{15} /\1 /; s/ \(pid .*//' /tmp/entry
+    "#);
+    let lines = [
+        r#"<28> retryspoolfs: close hold/a.json EBADMSG: unknown key "Priorty" at line 1 column 19; nothing was changed"#,
+        "<27> retryspoolfs: mount /mnt/queue: its process was killed by signal 9; its mount was taken away",
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), lines);
 }
 
 /// In the background lines go to the journal, with fields that can be searched for.

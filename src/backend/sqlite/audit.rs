@@ -35,6 +35,7 @@ impl Before {
             Change::Delete(id) | Change::Remove { id, .. } => whole(conn, id),
             Change::Relocate { id, from, .. } => revision(conn, id, *from),
             Change::Insert(_)
+            | Change::Restore { .. }
             | Change::Settle
             | Change::Mend(_)
             | Change::Limit(_)
@@ -272,6 +273,31 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<AuditEntry> {
         before,
         has_document: row.get(12)?,
     })
+}
+
+/// See [`AuditLog::later`](crate::backend::AuditLog::later).
+pub fn later(
+    conn: &Connection,
+    after: u64,
+    each: &mut dyn FnMut(MessageId, u64),
+) -> rusqlite::Result<u64> {
+    // What the log of all changes has forgotten, this one may still have.
+    let mut later = conn.prepare_cached(
+        "SELECT seq, id FROM rs_audit WHERE seq > ?1 AND seq < (SELECT min(seq) FROM rs_log) \
+         UNION ALL SELECT seq, id FROM rs_log WHERE seq > ?1",
+    )?;
+    let mut rows = later.query([i64::try_from(after).unwrap_or(i64::MAX)])?;
+    let mut newest = after;
+    while let Some(row) = rows.next()? {
+        let seq = row.get::<_, i64>(0)?.max(0) as u64;
+        newest = newest.max(seq);
+        // No other ID is any message's.
+        let id = row.get_ref(1)?.as_str().ok();
+        if let Some(id) = id.and_then(|id| id.parse().ok()) {
+            each(id, seq);
+        }
+    }
+    Ok(newest)
 }
 
 /// The document that a change replaced or removed.

@@ -9,7 +9,7 @@
 use rusqlite::{Connection, OptionalExtension, named_params};
 
 use super::recount::Mend;
-use super::{audit, row, schema};
+use super::{audit, reader, row, schema};
 use crate::backend::{AuditLimits, Error, Proposal, Result};
 use crate::model::{MessageId, MessageMetadata, QueueState, Revision, Timestamp};
 
@@ -27,6 +27,11 @@ pub enum Change {
     Delete(MessageId),
     /// `insert`
     Insert(MessageMetadata),
+    /// `insert`, unless the log has a change of this ID behind `known`
+    Restore {
+        metadata: MessageMetadata,
+        known: u64,
+    },
     /// `replace`
     Replace {
         from: QueueState,
@@ -66,6 +71,7 @@ impl From<Proposal> for Change {
     fn from(proposal: Proposal) -> Change {
         match proposal {
             Proposal::Insert(metadata) => Change::Insert(metadata),
+            Proposal::Restore { metadata, known } => Change::Restore { metadata, known },
             Proposal::Replace {
                 from,
                 seen,
@@ -98,7 +104,11 @@ impl Change {
     pub fn grows(&self) -> bool {
         matches!(
             self,
-            Change::Store(_) | Change::Update(_) | Change::Insert(_) | Change::Replace { .. }
+            Change::Store(_)
+                | Change::Update(_)
+                | Change::Insert(_)
+                | Change::Restore { .. }
+                | Change::Replace { .. }
         )
     }
 
@@ -117,6 +127,7 @@ impl Change {
             Change::Update(metadata) => update(conn, metadata),
             Change::Delete(id) => delete(conn, id),
             Change::Insert(metadata) => insert(conn, metadata),
+            Change::Restore { metadata, known } => restore(conn, metadata, *known),
             Change::Replace {
                 from,
                 seen,
@@ -220,6 +231,28 @@ fn insert(conn: &Connection, metadata: &MessageMetadata) -> rusqlite::Result<Ans
         }));
     }
     made(conn, metadata.updated, Exact::both(metadata), &metadata.id).map(Ok)
+}
+
+fn restore(conn: &Connection, metadata: &MessageMetadata, known: u64) -> rusqlite::Result<Answer> {
+    // The log has no index by ID: the caller names the newest change, and few are behind it.
+    let since = conn
+        .prepare_cached(
+            "SELECT secs, nanos FROM rs_log WHERE seq > ?1 AND id = ?2 ORDER BY seq DESC LIMIT 1",
+        )?
+        .query_row(
+            (
+                i64::try_from(known).unwrap_or(i64::MAX),
+                metadata.id.as_str(),
+            ),
+            |row| row::revision(row, 0),
+        )
+        .optional()?;
+    match since {
+        Some(Revision { updated, .. }) if reader::locate(conn, &metadata.id)?.is_none() => {
+            Ok(Err(Error::StaleRevision { current: updated }))
+        }
+        _ => insert(conn, metadata),
+    }
 }
 
 fn store(conn: &Connection, metadata: &MessageMetadata) -> rusqlite::Result<Answer> {

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use retryspoolfs::QueueState::{Deferred, Hold};
-use retryspoolfs::backend::{Actor, AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize};
-use retryspoolfs::{Backend, Context, MessageMetadata, Timestamp, document};
+use retryspoolfs::backend::{
+    Actor, AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize, Proposal,
+};
+use retryspoolfs::{Backend, Context, Error, MessageMetadata, Timestamp, document};
 
 use super::{Spool, ctx, id, message};
 
@@ -241,4 +243,47 @@ pub fn the_audit_log_is_bounded(spool: &Spool) {
         all(&*store).len() <= 1,
         "but for one of this very millisecond"
     );
+}
+
+pub fn what_came_back_meanwhile_is_not_restored(spool: &Spool) {
+    let store = spool.open();
+    let later = |after| {
+        let mut told = Vec::new();
+        let newest = log(&*store)
+            .later(&ctx(), after, &mut |id, seq| told.push((seq, id)))
+            .unwrap();
+        told.sort();
+        (told, newest)
+    };
+    for name in ["a", "b", "c"] {
+        store.insert(&ctx(), &message(name, Deferred)).unwrap();
+        store.remove(&anna(), &id(name), Deferred, None).unwrap();
+    }
+    let (told, known) = later(0);
+    assert_eq!(told.len(), 6, "{told:?}");
+    assert_eq!(later(known), (Vec::new(), known));
+    // One is stored and removed by nobody known, one is there again.
+    store.insert(&ctx(), &message("b", Hold)).unwrap();
+    let last = store.remove(&ctx(), &id("b"), Hold, None).unwrap();
+    store.insert(&ctx(), &message("c", Hold)).unwrap();
+    let (told, newest) = later(known);
+    let ids: Vec<&str> = told.iter().map(|(_, id)| id.as_str()).collect();
+    assert_eq!(ids, ["b", "b", "c"]);
+    let restore = |name, known| Proposal::Restore {
+        metadata: message(name, Deferred),
+        known,
+    };
+    let proposals = ["a", "b", "c"].map(|name| restore(name, known));
+    let answers = store.apply(&anna(), &proposals);
+    assert!(answers[0].is_ok(), "{answers:?}");
+    assert!(
+        matches!(answers[1], Err(Error::StaleRevision { current }) if current == last.updated),
+        "{answers:?}"
+    );
+    assert!(
+        matches!(answers[2], Err(Error::AlreadyExists { state: Hold })),
+        "{answers:?}"
+    );
+    // Who knows of it all the same is the one to decide.
+    assert!(store.apply(&anna(), &[restore("b", newest)])[0].is_ok());
 }
