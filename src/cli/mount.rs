@@ -110,7 +110,11 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
     }
     if let Some(namespace) = &arguments.namespace {
         enter(namespace).map_err(|error| {
-            Refused(format!("mount namespace {}: {error}", namespace.display()))
+            let shown = namespace.display();
+            Refused(format!(
+                "mount namespace {shown}: {error}; as root, give a process's number or a path such \
+                 as /proc/1/ns/mnt"
+            ))
         })?;
     }
     if arguments.fake {
@@ -250,12 +254,15 @@ impl Host for Program {
     }
 }
 
-/// Enters a mount namespace. This process has one thread so far.
+/// Enters a mount namespace, and in it the directory of the same path, which relative paths are
+/// meant from. This process has one thread so far.
 fn enter(namespace: &Path) -> std::io::Result<()> {
+    let here = std::env::current_dir();
     let namespace = File::open(namespace)?;
     // SAFETY: the descriptor is open.
     match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) } {
-        0 => Ok(()),
+        // Without such a directory whatever is relative is not found, which says so by itself.
+        0 => Ok(here.and_then(std::env::set_current_dir).unwrap_or(())),
         _ => Err(std::io::Error::last_os_error()),
     }
 }
