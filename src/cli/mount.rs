@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 
 use super::background::{self, Waiting};
 use super::log::LogLevel;
+use super::place::not_opened;
 use super::{Failure, health, log};
-use crate::backend::Error;
 use crate::backend::locator::{Locator, OpenOptions};
 use crate::fuse::mountpoint;
 use crate::fuse::options::MountOptions;
@@ -156,13 +156,7 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
             sync: options.sync,
             ..OpenOptions::default()
         })
-        .map_err(|error| {
-            let hint = match error {
-                Error::ReadOnly => ": SQLite needs write permission to the file and its directory, also to read it (-o ro)",
-                _ => "",
-            };
-            NotMounted(format!("mount {locator}: {error}{hint}"))
-        })?;
+        .map_err(|error| NotMounted(format!("mount {locator}: {}", not_opened(&error))))?;
     let program = Program {
         waiting: Mutex::new(waiting),
         on_terminal: std::io::stderr().is_terminal(),

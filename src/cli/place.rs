@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::Failure;
 use crate::backend::locator::{Locator, OpenOptions};
-use crate::backend::{Backend, Context};
+use crate::backend::{Backend, Context, Error};
 use crate::fuse::mounts;
 use crate::model::{MessageId, QueueState};
 
@@ -79,8 +79,19 @@ impl Place {
             ..OpenOptions::default()
         };
         let opened = self.locator.open(options);
-        opened.map_err(|error| format!("{}: {error}", self.locator).into())
+        opened.map_err(|error| format!("{}: {}", self.locator, not_opened(&error)).into())
     }
+}
+
+/// Why a spool was not opened, and what to do.
+pub fn not_opened(error: &Error) -> String {
+    let hint = match error {
+        Error::ReadOnly => {
+            ": SQLite needs write permission to the file and its directory, also to read it"
+        }
+        _ => "",
+    };
+    format!("{error}{hint}")
 }
 
 /// The spool's text and the words behind it.

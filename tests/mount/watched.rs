@@ -461,6 +461,14 @@ fn a_missing_privilege_is_named() {
         code == 32 && said.contains("write permission"),
         "{code} {said}"
     );
+    for command in ["status", "list", "check", "export", "hold", "undo --pid 1"] {
+        let words = if command == "hold" { " a" } else { "" };
+        let (code, said) = nobody(&format!("{command} $SPOOL{words}"));
+        assert!(
+            code == 1 && said.contains("write permission"),
+            "{code} {said}"
+        );
+    }
     let mount = spool.mount("");
     let point = mount.point().display();
     let (code, said) = nobody(&format!("umount {point}"));
