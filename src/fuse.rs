@@ -60,7 +60,8 @@ impl Adapter {
     /// For how long this kernel may remember: for long, where it can be told to forget.
     fn validity(&self, minor: u32) -> Validity {
         let second = spool::UNTOLD;
-        let kept = match (self.0.has_feed(), minor >= kernel::EPOCH_MINOR) {
+        let has_epoch = self.1.has_epoch(minor);
+        let kept = match (self.0.has_feed(), has_epoch) {
             (true, true) => Validity {
                 names: spool::VALID,
                 attributes: spool::VALID,
@@ -82,11 +83,7 @@ impl Adapter {
         };
         let wished = self.1.entry_timeout.unwrap_or(kept.names);
         Validity {
-            names: if minor >= kernel::EPOCH_MINOR {
-                wished
-            } else {
-                kept.names
-            },
+            names: if has_epoch { wished } else { kept.names },
             attributes: self.1.attr_timeout.unwrap_or(kept.attributes),
         }
     }

@@ -11,9 +11,9 @@
 //! and the feed come from an index in memory (`index`, `log`), which is filled when it is first
 //! needed and follows the directory from then on (`watch`): a call that reads it first takes in
 //! all that the kernel has told so far, so it is never behind a change that had returned. The
-//! parts below: `place` (the directory), `lock`, `file` (one file), `find` (one message).
+//! parts below: `place` (the directory), `lock`, `file` (one file), `find` (one message), `many`
+//! (new ones together), `compare` and `settle` (what nobody told of, and what was left half-done).
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,8 +23,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::check::Check;
 use super::{
-    Actor, Ages, Backend, Change, ChangeFeed, Changes, Context, Error, Factory, Proposal, Result,
-    Space, StateCounterBackend, StateInfo, bulk,
+    Actor, Ages, Backend, Change, ChangeFeed, Changes, Context, Error, Proposal, Result, Space,
+    StateCounterBackend, StateInfo, bulk,
 };
 use crate::model::{
     MessageId, MessageListOptions, MessageListResult, MessageMetadata, PlainName, QueueState,
@@ -33,17 +33,23 @@ use crate::model::{
 
 mod change;
 mod check;
+mod compare;
+mod factory;
 mod file;
 mod find;
+mod flush;
 mod index;
 mod lock;
 mod log;
 mod many;
 mod place;
+mod settle;
 mod watch;
 
+pub use factory::DirFactory;
 use file::Look;
 use find::everywhere;
+use flush::Flush;
 use index::{Entry, Index};
 use lock::Locks;
 use log::Log;
@@ -52,96 +58,6 @@ use watch::Watch;
 
 /// How long every caller waits for the follower.
 const SHORT: Duration = Duration::from_millis(200);
-
-/// Makes stores over one directory.
-///
-/// ```
-/// # let dir = tempfile::tempdir().unwrap();
-/// # let path = dir.path().join("meta");
-/// use retryspoolfs::backend::dir::DirFactory;
-/// use retryspoolfs::{Error, Factory};
-/// assert!(matches!(DirFactory::new(&path).create(), Err(Error::Missing(_))));
-/// assert!(DirFactory::create_if_missing(&path).create().is_ok());
-/// assert!(path.join("deferred").is_dir());
-/// ```
-#[derive(Clone, Debug)]
-pub struct DirFactory {
-    path: PathBuf,
-    create: bool,
-    read_only: bool,
-    notified: bool,
-}
-
-impl DirFactory {
-    /// Opens the spool in the directory `path`; [`Error::Missing`] if there is none.
-    pub fn new(path: impl AsRef<Path>) -> DirFactory {
-        DirFactory {
-            path: path.as_ref().to_owned(),
-            create: false,
-            read_only: false,
-            notified: true,
-        }
-    }
-
-    /// Opens the spool in the directory `path`, and makes it first, with mode 0700, if there is
-    /// none.
-    pub fn create_if_missing(path: impl AsRef<Path>) -> DirFactory {
-        DirFactory {
-            create: true,
-            ..DirFactory::new(path)
-        }
-    }
-
-    /// Whether the store never writes.
-    pub fn read_only(mut self, read_only: bool) -> DirFactory {
-        self.read_only = read_only;
-        self
-    }
-
-    /// Whether inotify may be used. Without it, as on a network filesystem, what other processes
-    /// change is seen within a second.
-    pub fn notified(mut self, notified: bool) -> DirFactory {
-        self.notified = notified;
-        self
-    }
-
-    /// Opens the store, as what it is.
-    pub fn open(&self) -> Result<DirBackend> {
-        let place = Place::open(&self.path, self.create, self.read_only)?;
-        let locks = Locks::new(place.lock_file(self.read_only)?, !self.read_only);
-        let wake = EventFd::new().map_err(|e| place::failed("eventfd", &e.into()))?;
-        let directory = Directory {
-            place,
-            locks,
-            read_only: self.read_only,
-            notified: self.notified,
-            known: Mutex::new(Known {
-                index: None,
-                log: Log::new(),
-                unmended: Vec::new(),
-                closed: false,
-            }),
-            grown: Condvar::new(),
-            watch: Mutex::new(None),
-            wake,
-            flush: Flush::default(),
-        };
-        Ok(DirBackend {
-            directory: Arc::new(directory),
-            follower: Mutex::new(None),
-        })
-    }
-}
-
-impl Factory for DirFactory {
-    fn create(&self) -> Result<Box<dyn Backend>> {
-        Ok(Box::new(self.open()?))
-    }
-
-    fn name(&self) -> &'static str {
-        "dir"
-    }
-}
 
 /// What is known without looking.
 struct Known {
@@ -229,38 +145,6 @@ impl Directory {
     fn reset(&self) {
         self.known.lock().log.reset();
         self.grown.notify_all();
-    }
-}
-
-/// The flush that callers who arrive together share.
-#[derive(Default)]
-struct Flush {
-    state: Mutex<(u64, u64, Option<Error>)>,
-    ended: Condvar,
-}
-
-impl Flush {
-    /// Returns when a flush that began after this call has ended.
-    fn run(&self, ctx: &Context, flush: impl Fn() -> Result<()>) -> Result<()> {
-        let mut state = self.state.lock();
-        let wanted = state.0 + 1;
-        while state.1 < wanted {
-            if state.0 == state.1 {
-                state.0 += 1;
-                drop(state);
-                let result = flush();
-                state = self.state.lock();
-                *state = (state.0, state.0, result.err());
-                self.ended.notify_all();
-            } else if self
-                .ended
-                .wait_until(&mut state, ctx.deadline())
-                .timed_out()
-            {
-                return Err(Error::Busy("the disk was slow".into()));
-            }
-        }
-        state.2.clone().map_or(Ok(()), Err)
     }
 }
 

@@ -24,14 +24,19 @@ pub struct Kernel {
     notifier: Notifier,
     /// The session's connection once more: fuser has no notification of that kind.
     device: File,
+    has_epoch: bool,
 }
 
 impl Kernel {
-    /// The kernel behind a session.
-    pub fn of<F: fuser::Filesystem>(session: &fuser::Session<F>) -> io::Result<Kernel> {
+    /// The kernel behind a session. One that has no epoch need not be told of it.
+    pub fn of<F: fuser::Filesystem>(
+        session: &fuser::Session<F>,
+        has_epoch: bool,
+    ) -> io::Result<Kernel> {
         Ok(Kernel {
             notifier: session.notifier(),
             device: session.as_fd().try_clone_to_owned()?.into(),
+            has_epoch,
         })
     }
 }
@@ -45,6 +50,9 @@ impl Invalidator for Kernel {
     }
 
     fn all_names(&self) {
+        if !self.has_epoch {
+            return;
+        }
         // fuse_out_header: length, the code in place of an error, no request's number.
         let mut message = [0; 16];
         message[..4].copy_from_slice(&16u32.to_ne_bytes());

@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::kernel::EPOCH_MINOR;
+
 /// The options of a mount, as typed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MountOptions {
@@ -38,6 +40,9 @@ pub struct MountOptions {
     /// `attr_timeout=`: for how long it may remember attributes. If not given: a minute where the
     /// store and the kernel can be told of changes, a second elsewhere.
     pub attr_timeout: Option<Duration>,
+    /// `protocol=`: the newest minor version of FUSE's protocol that is used, whatever the kernel
+    /// has: to try here what an older kernel does. In no help.
+    pub protocol: Option<u32>,
 }
 
 /// What mount(8) and fstab use for themselves, and what this mount does anyway.
@@ -126,6 +131,7 @@ impl MountOptions {
             ("attr_timeout", Some(value)) => {
                 self.attr_timeout = Some(seconds(option, value, 0.0..=3600.0)?);
             }
+            ("protocol", Some(value)) => self.protocol = Some(number(option, value)?),
             ("comment" | "user", Some(_)) => {}
             (name, None) if IGNORED.contains(&name) => {}
             (name, _) if name.starts_with("x-") => {}
@@ -137,6 +143,11 @@ impl MountOptions {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Whether a kernel with this minor version of the protocol can drop all names at once.
+    pub(super) fn has_epoch(&self, minor: u32) -> bool {
+        minor.min(self.protocol.unwrap_or(u32::MAX)) >= EPOCH_MINOR
     }
 
     /// The permission bits of files and of directories.

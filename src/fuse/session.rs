@@ -87,6 +87,8 @@ impl Mount {
             .map_err(|error| failed(&format!("signals can't be caught: {error}")))?;
         let spool = Arc::new(Spool::new(self.store, options));
         let config = config(&self.source, &self.options, uid);
+        // What the kernel has is known after its first request; an older one ignores the word.
+        let has_epoch = self.options.has_epoch(u32::MAX);
         let adapter = Adapter::new(spool.clone(), self.options);
         let session = match fuser::Session::new(adapter, &self.mountpoint, &config) {
             Ok(session) => session,
@@ -95,7 +97,7 @@ impl Mount {
                 return Err(mountpoint::explain(&error, &shown));
             }
         };
-        let kernel = Kernel::of(&session).map_err(|error| failed(&error))?;
+        let kernel = Kernel::of(&session, has_epoch).map_err(|error| failed(&error))?;
         spool.set_invalidator(Box::new(kernel));
         // It stands at the newest change before the first request is answered.
         let mut follower = Follower::default();

@@ -9,7 +9,8 @@
 //! waits for its directory's lock, whose holder waits for this process. If this process is killed
 //! in between, that wait keeps the connection alive with nobody to serve it, and everybody who
 //! uses the mount hangs until it is aborted by hand. A name that is asked for again costs its
-//! reader one request.
+//! reader one request; so they are dropped only if the kernel asked for one that is no more, since
+//! they were dropped last. (An answer to what it asked before that it does not remember.)
 //!
 //! Three things keep a change from being overtaken by a reply that was read before it:
 //! - what was read before the latest word is not to be remembered ([`Cache::validity`]); for that
@@ -156,14 +157,6 @@ impl Cache {
             kernel.attributes(ino);
         }
     }
-
-    /// Drops all names. Also to be done before a reply after which the kernel would take one for
-    /// another.
-    pub fn drop_all_names(&self) {
-        if let Some(kernel) = self.invalidator.get() {
-            kernel.all_names();
-        }
-    }
 }
 
 impl Spool {
@@ -175,6 +168,15 @@ impl Spool {
     /// For how long the kernel may remember, at present, what nobody changes.
     pub fn validity(&self) -> Validity {
         self.cache.allowed()
+    }
+
+    /// Drops all names. Also to be done before a reply after which the kernel would take one for
+    /// another.
+    pub(super) fn drop_all_names(&self) {
+        self.inodes.unname_all();
+        if let Some(kernel) = self.cache.invalidator.get() {
+            kernel.all_names();
+        }
     }
 
     /// Sets who tells the kernel, once.

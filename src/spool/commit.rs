@@ -151,6 +151,13 @@ impl OwnWrites {
         (*process == commit.process).then_some(*own)
     }
 
+    /// Whether that process made that revision.
+    pub(super) fn is_own(&self, process: Process, id: &MessageId, revision: Revision) -> bool {
+        let inner = self.inner.lock();
+        let last = inner.by_message.get(id);
+        last.is_some_and(|(made_by, own)| *made_by == process && own.made == revision)
+    }
+
     /// The commit made that revision of the one before it, if there was one.
     fn note(&self, commit: &Commit, base: Option<Revision>, made: Revision) {
         let written = commit.document.updated;

@@ -39,8 +39,8 @@ impl Follower {
 struct Word {
     /// Everything may have changed.
     all: bool,
-    /// A message left its directory, and the kernel did not do it itself.
-    names: bool,
+    /// Those of them that left their directories, and that the kernel did not take out itself.
+    left: HashSet<MessageId>,
     /// The messages that changed.
     messages: HashSet<MessageId>,
     /// The states whose count or time changed.
@@ -139,7 +139,9 @@ impl Spool {
         let mut word = Word::default();
         for change in changes {
             let left = change.from.is_some() && change.from != change.to;
-            word.names |= left && !self.cache.own.take(&change.id, change.revision);
+            if left && !self.cache.own.take(&change.id, change.revision) {
+                word.left.insert(change.id.clone());
+            }
             word.messages.insert(change.id.clone());
             word.states.extend(change.from.into_iter().chain(change.to));
         }
@@ -155,8 +157,9 @@ impl Spool {
             self.rendered.forget(self.inodes.number(id));
         }
         let dir = |state| Fixed::Dir(Dir::State(state)).ino();
-        if word.all || word.names {
-            self.cache.drop_all_names();
+        // A name that the kernel does not hold costs the others nothing.
+        if word.all || word.left.iter().any(|id| self.inodes.is_named(id)) {
+            self.drop_all_names();
         }
         let (states, inodes): (Vec<QueueState>, Vec<u64>) = match word.all {
             true => (self.options.states().collect(), self.inodes.all()),

@@ -43,6 +43,8 @@ struct Message {
     state: QueueState,
     /// The [`mark`] of the revision whose attributes the kernel was given last.
     told: u64,
+    /// In which [`Table::round`] the kernel last asked for its name.
+    named: u32,
 }
 
 /// The pages of a file that the kernel may hold: they belong to its inode, whoever reads them.
@@ -97,6 +99,8 @@ pub enum PageUse {
 struct Table {
     messages: HashMap<u64, Message>,
     scratch: HashMap<u64, (Arc<ScratchFile>, Uses)>,
+    /// How often the kernel was told to drop all names.
+    round: u32,
     /// Of those messages that were read through pages.
     pages: HashMap<u64, Pages>,
     /// The most messages since memory was last given back.
@@ -179,14 +183,16 @@ impl Inodes {
     /// from here on its number stands for it.
     pub fn expect(&self, id: &MessageId, state: QueueState) -> u64 {
         let mut table = self.table.lock();
-        let ino = free_or_own(&table.messages, id);
+        let (ino, round) = (free_or_own(&table.messages, id), table.round);
         let message = table.messages.entry(ino).or_insert_with(|| Message {
             id: id.clone(),
             uses: Uses::default(),
             state,
             told: 0,
+            named: round,
         });
         message.uses.lookups += 1;
+        message.named = round;
         table.most = table.most.max(table.messages.len());
         ino
     }
@@ -196,6 +202,21 @@ impl Inodes {
         let table = self.table.lock();
         let ino = free_or_own(&table.messages, id);
         table.messages.contains_key(&ino).then_some(ino)
+    }
+
+    /// Whether the kernel may remember a name of the message: it has asked for one since all names
+    /// were dropped last.
+    pub fn is_named(&self, id: &MessageId) -> bool {
+        let mut table = self.table.lock();
+        let round = table.round;
+        table.message(id).is_some_and(|m| m.named == round)
+    }
+
+    /// The kernel is about to be told to drop all names. What it asks for after that it remembers,
+    /// so this comes before: a name too many is taken for remembered, and none too few.
+    pub fn unname_all(&self) {
+        let mut table = self.table.lock();
+        table.round = table.round.wrapping_add(1);
     }
 
     /// Whether a handle knows the number.
@@ -444,6 +465,7 @@ mod tests {
             },
             state: QueueState::Hold,
             told: 0,
+            named: 0,
         };
         inodes.table.lock().messages.insert(ino, message);
         let other = inodes.look_up(&a, QueueState::Hold);

@@ -147,7 +147,7 @@ impl Spool {
         let copy = name.display().to_string();
         self.asides.set(state, id, process, stored.revision, copy);
         // The kernel is about to give the message's inode the copy's name, and would remember it.
-        self.cache.drop_all_names();
+        self.drop_all_names();
         Ok(())
     }
 
@@ -223,9 +223,24 @@ impl Spool {
             }
         };
         removed().inspect_err(|refusal| {
-            let path = self.path_of(parent, name);
-            self.report.refused(Some(caller), "unlink", &path, refusal);
+            if refusal.errno != Errno::ENOENT || !self.ends_a_move(caller, parent, name) {
+                let path = self.path_of(parent, name);
+                self.report.refused(Some(caller), "unlink", &path, refusal);
+            }
         })
+    }
+
+    /// Whether the caller itself has just written the message that it removes elsewhere, and
+    /// nobody has since: RetrySpool moves a message by that, so it is nothing to tell of.
+    fn ends_a_move(&self, caller: &Caller, parent: u64, name: &OsStr) -> bool {
+        let Ok(Target::Message(state, id)) = self.dir(parent).map(|dir| Target::of(dir, name))
+        else {
+            return false;
+        };
+        let Ok(Some(stored)) = self.store.get(&self.hurried(), &id) else {
+            return false;
+        };
+        stored.metadata.state != state && self.own.is_own(caller.process(), &id, stored.revision)
     }
 
     fn remove_message(&self, caller: &Caller, state: QueueState, id: &MessageId) -> Result<()> {

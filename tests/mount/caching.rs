@@ -160,3 +160,74 @@ for n in range(40):
     });
     mount.python(changed).ok();
 }
+
+/// What others do to messages costs a reader of the rest nothing, unless somebody looked at those.
+#[test]
+fn what_nobody_changed_is_not_asked_for_again_while_others_are_moved() {
+    let messages = (0..80).map(|n| message(&format!("m{n:02}"), Deferred));
+    let mount = Spool::with(messages).mount("");
+    let stat = "import os\nfor n in range(40): os.stat(f'deferred/m{n:02}.json')";
+    eventually("a stat asks for nothing", || {
+        are(&requests(&mount, stat), &kinds([]), 1)
+    });
+    let mut moves = 0;
+    let mut asked_after_a_move = || {
+        moves += 1;
+        let state = 2 + moves % 2;
+        let sql = format!("UPDATE messages SET state = {state} WHERE id BETWEEN 'm40' AND 'm79'");
+        mount.spool().execute(&sql);
+        let events = || std::fs::read_to_string(mount.path(".retryspool/events")).unwrap();
+        eventually("all is told", || events().lines().count() == 40 * moves);
+        let found = requests(&mount, stat);
+        found.get("lookup").copied().unwrap_or(0)
+    };
+    // It is done until it shows: whoever drops the whole system's caches meanwhile drops these.
+    eventually("nothing is asked for again", || asked_after_a_move() <= 1);
+    mount.bash("stat -c %s */m70.json").ok();
+    assert!(asked_after_a_move() >= 39);
+    eventually("nothing is asked for again", || asked_after_a_move() <= 1);
+}
+
+/// A kernel before 6.16 can't drop all names: it remembers none.
+#[test]
+fn an_older_kernel_remembers_no_names() {
+    let kernel = "jq -c '.kernel | [.names_valid_seconds, .attributes_valid_seconds]' \
+                  .retryspool/status";
+    let spool = Spool::with((0..40).map(|n| message(&format!("m{n:02}"), Deferred)));
+    assert_eq!(spool.mount("").bash(kernel).ok(), "[60,60]");
+    for options in ["protocol=43", "protocol=43,entry_timeout=60"] {
+        let mount = spool.mount(options);
+        assert_eq!(mount.bash(kernel).ok(), "[0,1]");
+        let stat = "import os\nfor n in range(40): os.stat(f'deferred/m{n:02}.json')";
+        for _ in 0..2 {
+            let found = requests(&mount, stat);
+            assert!(found.get("lookup").is_some_and(|n| *n >= 32), "{found:?}");
+        }
+        // So what another program moves is never found under its old name.
+        for (state, old, new) in [(3, "deferred", "hold"), (2, "hold", "deferred")] {
+            mount.bash(&format!("stat {old}/m07.json")).ok();
+            let sql = format!("UPDATE messages SET state = {state} WHERE id = 'm07'");
+            spool.execute(&sql);
+            let looks = format!("! [ -e {old}/m07.json ] && stat -c %n {new}/m07.json");
+            assert_eq!(mount.bash(&looks).ok(), format!("{new}/m07.json"));
+        }
+        // Nor is a backup taken for the message that it is a copy of.
+        let before = spool.rows();
+        let set_aside = "import os
+os.chdir('deferred')
+for n in range(40):
+    name = f'm{n:02}.json'
+    os.rename(name, name + '~')
+    with open(name + '~', 'w') as f: f.write('no message')
+    os.unlink(name + '~')
+    assert name in os.listdir('.')";
+        mount.python(set_aside).ok();
+        assert_eq!(spool.rows(), before);
+        // Attributes are dropped as they are elsewhere.
+        let updated = "stat -c %Y deferred/m03.json";
+        mount.bash(updated).ok();
+        spool.execute("UPDATE messages SET updated = updated + 1000 WHERE id = 'm03'");
+        let now = spool.get("m03").unwrap().updated.seconds().to_string();
+        eventually("the new time is seen", || mount.bash(updated).ok() == now);
+    }
+}

@@ -19,7 +19,8 @@ const LONG: Validity = Validity {
     attributes: VALID,
 };
 
-/// A kernel's memory. It has none of the real one's own defences.
+/// A kernel's memory. Of the real one's own defences it has the one that names rest on: what was
+/// asked for before all names were dropped is no name that it remembers.
 #[derive(Default)]
 struct Memory {
     names: HashMap<(u64, String), u64>,
@@ -56,6 +57,8 @@ impl Invalidator for Kernel {
 struct Reply {
     name: Option<(u64, String)>,
     attr: Attr,
+    /// How often all names had been dropped when it was asked for.
+    epoch: usize,
 }
 
 impl Reply {
@@ -67,6 +70,7 @@ impl Reply {
         }
         if let Some(name) = self.name
             && self.attr.validity.names > Duration::ZERO
+            && self.epoch == memory.all_names
         {
             memory.names.insert(name, self.attr.ino);
         }
@@ -109,17 +113,23 @@ impl Watched {
     }
 
     fn lookup(&self, state: QueueState, name: &str) -> Option<Reply> {
+        let epoch = self.kernel.memory().all_names;
         let attr = self.m.lookup(&me(), state, name).ok()?;
         let name = Some((dir_of(state), name.to_owned()));
-        Some(Reply { name, attr })
+        Some(Reply { name, attr, epoch })
     }
 
     fn getattr(&self, ino: u64) -> Option<Reply> {
         let attr = self.m.spool.getattr(&me(), ino, None).ok()?;
-        Some(Reply { name: None, attr })
+        Some(Reply {
+            name: None,
+            attr,
+            epoch: 0,
+        })
     }
 
     fn list(&self, state: QueueState) -> Vec<Reply> {
+        let epoch = self.kernel.memory().all_names;
         let fh = self.m.spool.opendir(dir_of(state)).unwrap();
         let mut replies = Vec::new();
         let mut sink = |entry: &retryspoolfs::spool::DirEntry| {
@@ -127,7 +137,7 @@ impl Watched {
             if name.ends_with(".json") {
                 let name = Some((dir_of(state), name));
                 let attr = entry.attr.unwrap();
-                replies.push(Reply { name, attr });
+                replies.push(Reply { name, attr, epoch });
             }
             true
         };
@@ -189,6 +199,43 @@ fn what_another_changes_is_forgotten() {
         .unwrap();
     w.settle();
     assert_eq!(w.kernel.memory().all_names, dropped);
+}
+
+/// Who looks at what nobody changes goes on asking for nothing while others' messages are moved, as
+/// long as nobody looks at these.
+#[test]
+fn names_outlive_the_moves_of_messages_that_nobody_looks_at() {
+    let w = watched();
+    for name in ["a", "b", "c"] {
+        w.m.put(name, Deferred);
+    }
+    w.settle();
+    let names = || w.kernel.memory().names.len();
+    let drops = || w.kernel.memory().all_names;
+    let look = |state, name| w.lookup(state, name).unwrap().arrive(&w.kernel);
+    look(Deferred, "a.json");
+    w.m.shift("b", Deferred, Hold);
+    w.m.store.remove(&ctx(), &id("c"), Deferred, None).unwrap();
+    w.settle();
+    assert_eq!((names(), drops()), (1, 0));
+    // A name that was given is taken away, once: as long as it is not given again.
+    look(Hold, "b.json");
+    w.m.shift("b", Hold, Active);
+    w.settle();
+    assert_eq!((names(), drops()), (0, 1));
+    look(Deferred, "a.json");
+    w.m.shift("b", Active, Hold);
+    w.settle();
+    assert_eq!((names(), drops()), (1, 1));
+    for state in [Deferred, Hold] {
+        let listed = w.list(state).into_iter();
+        listed.for_each(|reply| reply.arrive(&w.kernel));
+    }
+    assert_eq!(names(), 2);
+    w.m.shift("b", Hold, Active);
+    w.settle();
+    assert_eq!((names(), drops()), (0, 2));
+    w.assert_true();
 }
 
 /// The word of a change comes while the reply is made: nothing of it may be remembered.

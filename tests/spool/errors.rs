@@ -40,6 +40,31 @@ fn one_refusal_is_one_line() {
 }
 
 #[test]
+fn the_second_half_of_retryspools_move_is_no_refusal() {
+    let m = mounted();
+    m.put("a", Hold);
+    // It places the new document, and then removes an old one that is no longer there.
+    let half = "a.json.tmp.1a2b3c4d";
+    let fh = m.create(&me(), Deferred, half, EXCLUSIVE).unwrap();
+    m.spool.write(fh, 0, m.text("a").as_bytes()).unwrap();
+    m.close(&me(), fh).unwrap();
+    m.rename(&me(), (Deferred, half), (Deferred, "a.json"), PLAIN)
+        .unwrap();
+    assert_eq!(errno(m.unlink(&me(), Hold, "a.json")), ENOENT);
+    assert_eq!(m.errors(), "");
+    // Whoever did not move it there is told where it is.
+    let moved =
+        "unlink hold/a.json ENOENT: the message is in deferred, not in hold; nothing was changed\n";
+    let other = Other::start();
+    assert_eq!(errno(m.unlink(&other.caller(), Hold, "a.json")), ENOENT);
+    assert_eq!(m.errors(), moved);
+    // And so is who did, once somebody has changed it since.
+    m.change("a");
+    assert_eq!(errno(m.unlink(&me(), Hold, "a.json")), ENOENT);
+    assert_eq!(m.errors(), moved.repeat(2));
+}
+
+#[test]
 fn an_incomplete_document_is_told_of_at_the_last_close() {
     let m = mounted();
     for (name, rest) in [("a", None), ("b", Some(())), ("c", None)] {

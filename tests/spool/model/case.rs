@@ -290,7 +290,15 @@ impl Case {
                 let stored = self.model.messages.get(&id);
                 let there = stored.is_some_and(|m| m.state == state);
                 let refused = !there || self.model.hides(id, state, by);
-                self.expect_told(op, result, refused.then_some(ENOENT));
+                // RetrySpool moves a message by writing it there and then removing it here.
+                let ends_a_move = stored.is_some_and(|stored| {
+                    let own = self.model.own.get(&id).filter(|own| own.process == by);
+                    stored.state != state && own.is_some_and(|own| own.made == stored.updated)
+                });
+                match ends_a_move {
+                    true => self.expect(op, result, Some(ENOENT)),
+                    false => self.expect_told(op, result, refused.then_some(ENOENT)),
+                };
                 if !refused && let Some(message) = self.model.messages.remove(&id) {
                     let stored = self.model.stored[&id];
                     self.model
