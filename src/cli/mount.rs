@@ -255,8 +255,11 @@ fn enter(namespace: &Path) -> std::io::Result<()> {
     let namespace = File::open(namespace)?;
     // SAFETY: the descriptor is open.
     match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) } {
-        // Without such a directory whatever is relative is not found, which says so by itself.
-        0 => Ok(here.and_then(std::env::set_current_dir).unwrap_or(())),
+        0 => {
+            // Without such a directory what is relative is not found, which says so by itself.
+            let _ = here.and_then(std::env::set_current_dir);
+            Ok(())
+        }
         _ => Err(std::io::Error::last_os_error()),
     }
 }
