@@ -8,7 +8,7 @@
 //!
 //! The parts: `schema` (the tables), `open` (which files are accepted), `prepare` (a RetrySpool
 //! file's first time), `reserve` (room for a full disk), `change` and `writer` (what is written, and how writes share a commit),
-//! `reader`, `select`, `views` and `row` (what is read), `feed` (what changed), `audit` (who changed it),
+//! `reader`, `page`, `select`, `views` and `row` (what is read), `feed` (what changed), `audit` (who changed it),
 //! `flush` (what is on the disk), `recount` and `check` (whether all of it agrees), `snapshot` (a
 //! copy of one moment), `error`.
 
@@ -38,6 +38,7 @@ pub mod faults;
 mod feed;
 mod flush;
 mod open;
+mod page;
 mod prepare;
 mod reader;
 mod recount;
@@ -274,6 +275,22 @@ impl SqliteBackend {
         self.readers.run(ctx.deadline(), query)
     }
 
+    /// Runs a query of one message, on whatever connection is the quickest now.
+    fn read_one<T>(
+        &self,
+        ctx: &Context,
+        query: impl Fn(&rusqlite::Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let _open = self.enter()?;
+        if let Some(writer) = &self.writer {
+            self.readers.watch()?;
+            if let Some(found) = writer.try_read(&query) {
+                return Ok(found);
+            }
+        }
+        self.readers.run(ctx.deadline(), query)
+    }
+
     /// Runs a query that needs every row in its bucket.
     fn read_settled<T>(
         &self,
@@ -349,7 +366,7 @@ impl Backend for SqliteBackend {
         state: QueueState,
         options: &MessageListOptions,
     ) -> Result<MessageListResult> {
-        self.read_settled(ctx, |conn| reader::list(conn, state, options))
+        self.read_settled(ctx, |conn| page::list(conn, state, options))
     }
 
     fn close(&self) -> Result<()> {
@@ -379,11 +396,12 @@ impl Backend for SqliteBackend {
     }
 
     fn get(&self, ctx: &Context, id: &MessageId) -> Result<Option<Stored>> {
-        self.read(ctx, |conn| reader::get(conn, id))?.transpose()
+        self.read_one(ctx, |conn| reader::get(conn, id))?
+            .transpose()
     }
 
     fn locate(&self, ctx: &Context, id: &MessageId) -> Result<Option<QueueState>> {
-        self.read(ctx, |conn| reader::locate(conn, id))
+        self.read_one(ctx, |conn| reader::locate(conn, id))
     }
 
     fn insert(&self, ctx: &Context, metadata: &MessageMetadata) -> Result<Revision> {

@@ -5,6 +5,7 @@
 //! May fail: never; a number that nobody was given is simply unknown.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -95,14 +96,39 @@ pub enum PageUse {
     Kept,
 }
 
+/// A table by messages' numbers.
+type ByNumber<T> = HashMap<u64, T, BuildHasherDefault<Spread>>;
+
+/// A message's number is spread over all its bits already (see [`number_of`]), so it is its own
+/// hash.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // The highest bit is always 0, and a table compares the seven highest.
+        self.0 = number ^ (number << 17);
+    }
+}
+
 #[derive(Default)]
 struct Table {
-    messages: HashMap<u64, Message>,
+    messages: ByNumber<Message>,
     scratch: HashMap<u64, (Arc<ScratchFile>, Uses)>,
     /// How often the kernel was told to drop all names.
     round: u32,
     /// Of those messages that were read through pages.
-    pages: HashMap<u64, Pages>,
+    pages: ByNumber<Pages>,
     /// The most messages since memory was last given back.
     most: usize,
 }
@@ -141,6 +167,22 @@ pub fn number_of(id: &MessageId) -> u64 {
 }
 
 impl Table {
+    /// Counts one lookup of the message's number, which stands for it from here on.
+    fn expect(&mut self, id: &MessageId, state: QueueState) -> (u64, &mut Message) {
+        let (ino, round) = (free_or_own(&self.messages, id), self.round);
+        self.most = self.most.max(self.messages.len() + 1);
+        let message = self.messages.entry(ino).or_insert_with(|| Message {
+            id: id.clone(),
+            uses: Uses::default(),
+            state,
+            told: 0,
+            named: round,
+        });
+        message.uses.lookups += 1;
+        message.named = round;
+        (ino, message)
+    }
+
     fn message(&mut self, id: &MessageId) -> Option<&mut Message> {
         let ino = free_or_own(&self.messages, id);
         self.messages.get_mut(&ino)
@@ -174,27 +216,16 @@ impl Inodes {
 
     /// Counts one lookup of a message under a state's directory, and gives its number.
     pub fn look_up(&self, id: &MessageId, state: QueueState) -> u64 {
-        let ino = self.expect(id, state);
-        self.moved(id, state);
+        let mut table = self.table.lock();
+        let (ino, message) = table.expect(id, state);
+        message.state = state;
         ino
     }
 
     /// Counts one lookup of a message that is about to be looked for under a state's directory:
     /// from here on its number stands for it.
     pub fn expect(&self, id: &MessageId, state: QueueState) -> u64 {
-        let mut table = self.table.lock();
-        let (ino, round) = (free_or_own(&table.messages, id), table.round);
-        let message = table.messages.entry(ino).or_insert_with(|| Message {
-            id: id.clone(),
-            uses: Uses::default(),
-            state,
-            told: 0,
-            named: round,
-        });
-        message.uses.lookups += 1;
-        message.named = round;
-        table.most = table.most.max(table.messages.len());
-        ino
+        self.table.lock().expect(id, state).0
     }
 
     /// The number that the kernel knows the message by, if it knows it.
@@ -392,7 +423,7 @@ const MUCH: usize = 10_000;
 
 /// The message's number: its hash, or the next one that no other message has (two IDs with one
 /// hash are possible, if unlikely).
-fn free_or_own(messages: &HashMap<u64, Message>, id: &MessageId) -> u64 {
+fn free_or_own(messages: &ByNumber<Message>, id: &MessageId) -> u64 {
     let mut ino = number_of(id);
     loop {
         match messages.get(&ino) {

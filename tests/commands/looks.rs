@@ -504,7 +504,14 @@ fn looking_changes_nothing() {
         "DROP TRIGGER rs_inserted; DROP TRIGGER rs_updated; DROP TRIGGER rs_renamed;
          DROP TRIGGER rs_deleted; PRAGMA user_version = 0",
     );
-    for table in ["rs_message", "rs_state", "rs_log", "rs_change", "rs_audit"] {
+    for table in [
+        "rs_message",
+        "rs_state",
+        "rs_log",
+        "rs_change",
+        "rs_known",
+        "rs_audit",
+    ] {
         let sql = spool.sql();
         let kind: Option<String> = sql
             .query_row(

@@ -309,6 +309,22 @@ fn use_editor(editor: &Editor) {
     assert_eq!(after, expected);
     trees.is_tidy("old", editor.keeps);
 
+    // An edit that nobody saves leaves what it leaves on the disk.
+    let before = trees.put("left");
+    let [disk, here] = [&*trees.disk, trees.mount.point()].map(|directory| {
+        let session = trees.open(editor, directory, "left");
+        session.replace("\"Priority\": 5", "\"Priority\": 17");
+        session.take(editor.abandon, "", "");
+        session.terminal.shows(&["ended with 0"]);
+        let names = "{ ls -A hold; find .retryspool/scratch -type f -printf '%f\\n' -delete; } \
+                     2> /dev/null | grep left | sort";
+        let shell = &["bash"];
+        trees.spool.start_in(shell, names, directory).wait().ok()
+    });
+    assert_eq!(here, disk);
+    assert_eq!(trees.spool.get("left"), Some(before));
+    trees.is_tidy("left", None);
+
     // A worker changes it meanwhile, in the same second.
     for (id, statement) in ["move", "replace"].into_iter().zip(WORKER) {
         trees.put(id);

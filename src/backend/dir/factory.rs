@@ -36,7 +36,7 @@ pub struct DirFactory {
 }
 
 impl DirFactory {
-    /// Opens the spool in the directory `path`; [`Error::Missing`] if there is none.
+    /// Opens the spool in the directory `path`; [`Error::Missing`](crate::Error::Missing) if there is none.
     pub fn new(path: impl AsRef<Path>) -> DirFactory {
         DirFactory {
             path: path.as_ref().to_owned(),

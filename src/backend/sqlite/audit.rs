@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::change::Change;
 use super::{feed, reader, row};
@@ -70,7 +71,8 @@ fn whole(conn: &Connection, id: &MessageId) -> rusqlite::Result<Before> {
 fn revision(conn: &Connection, id: &MessageId, state: QueueState) -> rusqlite::Result<Before> {
     let revision = conn
         .prepare_cached(
-            "SELECT secs, nanos FROM rs_message WHERE state IN (?1, 7) AND id = ?2 LIMIT 1",
+            "SELECT secs, nanos FROM rs_message WHERE id = ?2 AND state = coalesce( \
+               (SELECT state FROM rs_message WHERE state = ?1 AND id = ?2), 7)",
         )?
         .query_row((state.number(), id.as_str()), |row| row::revision(row, 0))
         .optional()?;
@@ -84,16 +86,35 @@ fn revision(conn: &Connection, id: &MessageId, state: QueueState) -> rusqlite::R
 /// Enters the change just made, which is the newest of rs_log.
 pub fn sign(conn: &Connection, actor: &Actor, before: &Before) -> rusqlite::Result<()> {
     let was = before.revision.map(|revision| revision.updated);
+    let kept = actor.command.len() + before.document.as_ref().map_or(0, String::len);
+    // Plain values: an INSERT of a SELECT that reads its own table goes through a temporary one.
+    let (nth, bytes) = conn
+        .prepare_cached("SELECT nth, bytes FROM rs_audit ORDER BY seq DESC LIMIT 1")?
+        .query_row([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
+        .optional()?
+        .unwrap_or_default();
+    let nth = nth + 1;
+    let mut newest = conn.prepare_cached(
+        "SELECT seq, id, new, secs, nanos, at_ms, length(CAST(id AS BLOB)) FROM rs_log ORDER BY seq DESC LIMIT 1",
+    )?;
+    let mut newest = newest.query([])?;
+    let Some(change) = newest.next()? else {
+        return Ok(());
+    };
     conn.prepare_cached(
-        "INSERT INTO rs_audit (seq, nth, bytes, id, old, new, secs, nanos, was_secs, was_nanos, \
-         at_ms, uid, pid, command, document) \
-         SELECT l.seq, coalesce(a.nth, 0) + 1, coalesce(a.bytes, 0) + ?1 + length(CAST(l.id AS BLOB)), \
-           l.id, ?2, l.new, l.secs, l.nanos, ?3, ?4, l.at_ms, ?5, ?6, ?7, ?8 \
-         FROM (SELECT * FROM rs_log ORDER BY seq DESC LIMIT 1) l \
-         LEFT JOIN (SELECT nth, bytes FROM rs_audit ORDER BY seq DESC LIMIT 1) a",
+        "INSERT INTO rs_audit (seq, id, new, secs, nanos, at_ms, nth, bytes, old, was_secs, \
+         was_nanos, uid, pid, command, document) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
     )?
-    .execute((
-        (actor.command.len() + before.document.as_ref().map_or(0, String::len)) as i64,
+    .execute(params![
+        change.get::<_, Value>(0)?,
+        change.get::<_, Value>(1)?,
+        change.get::<_, Value>(2)?,
+        change.get::<_, Value>(3)?,
+        change.get::<_, Value>(4)?,
+        change.get::<_, Value>(5)?,
+        nth,
+        bytes + change.get::<_, i64>(6)? + kept as i64,
         before.state.map(QueueState::number),
         was.map(Timestamp::seconds),
         was.map(Timestamp::nanos),
@@ -101,10 +122,9 @@ pub fn sign(conn: &Connection, actor: &Actor, before: &Before) -> rusqlite::Resu
         actor.pid,
         &actor.command,
         &before.document,
-    ))?;
-    let newest: Option<i64> = end(conn, "DESC")?.map(|end| end.nth);
-    match newest {
-        Some(nth) if nth % TRIM_EVERY == 0 => trim(conn),
+    ])?;
+    match nth % TRIM_EVERY {
+        0 => trim(conn),
         _ => Ok(()),
     }
 }

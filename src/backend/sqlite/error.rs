@@ -28,6 +28,8 @@ pub fn from_sqlite(error: SqliteError) -> Error {
         | SqliteError::IntegralValueOutOfRange(..)
         | SqliteError::InvalidColumnType(..)
         | SqliteError::Utf8Error(..) => Error::Corrupt(text),
+        // Its text goes on with the whole statement.
+        SqliteError::SqlInputError { msg, .. } => Error::Unavailable(msg),
         _ => Error::Unavailable(text),
     }
 }

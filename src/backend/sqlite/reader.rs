@@ -17,10 +17,7 @@ use super::error::from_sqlite;
 use super::open::{self, Access, Place};
 use super::{row, schema, views};
 use crate::backend::{Ages, Result, StateInfo};
-use crate::model::{
-    MessageId, MessageListOptions, MessageListResult, QueueState, SortBy, SortOrder, Stored,
-    Timestamp,
-};
+use crate::model::{MessageId, QueueState, Stored, Timestamp};
 
 /// How many idle connections are kept.
 const KEPT: usize = 8;
@@ -105,7 +102,8 @@ impl Readers {
         }
     }
 
-    fn watch(&self) -> Result<()> {
+    /// Refuses a file that is not the one any more that was opened; looks ten times a second.
+    pub fn watch(&self) -> Result<()> {
         let now = self.epoch.elapsed().as_millis() as u64;
         if now.saturating_sub(self.watched.load(Relaxed)) >= WATCH.as_millis() as u64 {
             self.place.check()?;
@@ -173,8 +171,9 @@ pub fn get(conn: &Connection, id: &MessageId) -> rusqlite::Result<Option<Result<
     let sql = [
         "SELECT ",
         row::COLUMNS,
-        " FROM messages m JOIN rs_message r ON r.id = m.id AND r.state IN (m.state, 7) \
-         WHERE m.id = ?1 AND m.state IN (0, 1, 2, 3, 4, 5)",
+        " FROM messages m JOIN rs_message r ON r.id = m.id AND r.state = coalesce( \
+           (SELECT state FROM rs_message WHERE state = m.state AND id = m.id), 7) \
+         WHERE m.id = ?1 AND m.state BETWEEN 0 AND 5",
     ]
     .concat();
     conn.prepare_cached(&sql)?
@@ -291,72 +290,4 @@ pub fn was_revision(
          AND NOT EXISTS (SELECT 1 FROM rs_message WHERE id = ?1 AND state IN (0, 1, 2, 3, 4, 5, 7) AND secs = ?2 AND nanos = ?3)",
     )?
     .query_row((id.as_str(), updated.seconds(), updated.nanos()), |row| row.get(0))
-}
-
-/// A page of a listing, and the total, of one moment.
-pub fn list(
-    conn: &Connection,
-    state: QueueState,
-    options: &MessageListOptions,
-) -> rusqlite::Result<MessageListResult> {
-    let snapshot = match conn.is_autocommit() {
-        true => Some(conn.unchecked_transaction()?),
-        false => None,
-    };
-    let since = options.since.map(Timestamp::seconds);
-    let total = match since {
-        None => state_info(conn, state)?.count,
-        Some(since) => conn
-            .prepare_cached(&format!("SELECT count(*) {FROM_MESSAGES}{SINCE}"))?
-            .query_row((state.number(), since), |row| row.get::<_, i64>(0))
-            .map(|total| u64::try_from(total).unwrap_or(0))?,
-    };
-    let wanted = options.limit.unwrap_or(u64::MAX);
-    let mut message_ids = Vec::new();
-    if wanted > 0 && options.offset < total {
-        let (limit, offset) = (as_i64(wanted), as_i64(options.offset));
-        let mut page = conn.prepare_cached(&page_sql(options))?;
-        let rows = page.query_map((state.number(), since, limit, offset), row::id)?;
-        message_ids = rows.collect::<rusqlite::Result<_>>()?;
-    }
-    if let Some(snapshot) = snapshot {
-        snapshot.finish()?;
-    }
-    let seen = options.offset.saturating_add(message_ids.len() as u64);
-    Ok(MessageListResult {
-        message_ids,
-        total,
-        has_more: seen < total,
-    })
-}
-
-const FROM_MESSAGES: &str = "FROM rs_message r JOIN messages m ON m.id = r.id WHERE r.state = ?1";
-const SINCE: &str = " AND (m.created >= ?2 OR m.updated >= ?2)";
-
-fn page_sql(options: &MessageListOptions) -> String {
-    let order = match options.sort_order {
-        SortOrder::Asc => "ASC",
-        SortOrder::Desc => "DESC",
-    };
-    let keys = match options.sort_by {
-        SortBy::Id => String::new(),
-        SortBy::Created => format!("r.created_secs {order}, r.created_nanos {order}, "),
-        SortBy::Updated => format!("r.secs {order}, r.nanos {order}, "),
-        SortBy::Priority => format!("m.priority {order}, "),
-        SortBy::Attempts => format!("m.attempts {order}, "),
-    };
-    // Orders that the side table has by itself need no second look-up for each row.
-    let covered =
-        !matches!(options.sort_by, SortBy::Priority | SortBy::Attempts) && options.since.is_none();
-    // Each text takes the same four values, so one without a time must still name it.
-    let (from, since) = match options.since {
-        _ if covered => ("FROM rs_message r WHERE r.state = ?1", " AND ?2 IS NULL"),
-        None => (FROM_MESSAGES, " AND ?2 IS NULL"),
-        Some(_) => (FROM_MESSAGES, SINCE),
-    };
-    format!("SELECT r.id {from}{since} ORDER BY {keys}r.id {order} LIMIT ?3 OFFSET ?4")
-}
-
-fn as_i64(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }

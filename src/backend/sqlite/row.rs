@@ -74,12 +74,18 @@ pub fn id(row: &Row<'_>) -> rusqlite::Result<MessageId> {
 
 /// The ID in a column.
 pub fn id_at(row: &Row<'_>, at: usize) -> rusqlite::Result<MessageId> {
-    row.get_ref(at)?
-        .as_str()?
-        .parse()
-        .map_err(|e: crate::model::InvalidId| {
-            rusqlite::Error::FromSqlConversionFailure(at, rusqlite::types::Type::Text, Box::new(e))
-        })
+    let text = row.get_ref(at)?.as_str()?;
+    text.parse().map_err(|e| no_id(at, e))
+}
+
+/// The ID in the bytes of a text.
+pub fn id_of(bytes: &[u8]) -> rusqlite::Result<MessageId> {
+    let text = std::str::from_utf8(bytes)?;
+    text.parse().map_err(|e| no_id(0, e))
+}
+
+fn no_id(at: usize, error: crate::model::InvalidId) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(at, rusqlite::types::Type::Text, Box::new(error))
 }
 
 /// The revision in two columns.

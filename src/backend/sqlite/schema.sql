@@ -77,17 +77,32 @@ CREATE TABLE rs_audit (
 CREATE TABLE rs_audit_limit (rows INTEGER NOT NULL, seconds INTEGER NOT NULL);
 INSERT INTO rs_audit_limit VALUES (1000000, 604800);
 
--- Whoever appends to the log makes the change. The newest row is never trimmed.
-CREATE TRIGGER rs_log_appended AFTER INSERT ON rs_log BEGIN
-  UPDATE rs_state
-     SET count = count + (state IS NEW.new) - (state IS NEW.old),
-         changed_ms = max(changed_ms, NEW.at_ms)
-   WHERE state IN (NEW.old, NEW.new);
+-- Whoever appends to the log makes the change. The newest row is never trimmed. These triggers are
+-- most of what a move costs, so there is one for each kind of change, and a move comes to no IN:
+-- SQLite builds a temporary table for each.
+CREATE TRIGGER rs_log_counted AFTER INSERT ON rs_log BEGIN
+  UPDATE rs_state SET count = count - (NEW.new IS NOT NEW.old), changed_ms = max(changed_ms, NEW.at_ms)
+   WHERE state = NEW.old;
+  UPDATE rs_state SET count = count + 1, changed_ms = max(changed_ms, NEW.at_ms)
+   WHERE state = NEW.new AND NEW.new IS NOT NEW.old;
+END;
+
+CREATE TRIGGER rs_log_added AFTER INSERT ON rs_log WHEN NEW.old IS NULL AND NEW.new IS NOT NULL BEGIN
   INSERT INTO rs_message (state, id, secs, nanos, created_secs, retry_secs)
-  SELECT NEW.new, NEW.id, NEW.secs, NEW.nanos, NEW.created, NEW.retry
-   WHERE NEW.old IS NULL AND NEW.new IS NOT NULL;
-  -- Apart, because an UPDATE writes each index that has a column it names.
-  UPDATE rs_message SET state = NEW.new WHERE state = NEW.old AND id = NEW.id AND NEW.old <> NEW.new;
+  VALUES (NEW.new, NEW.id, NEW.secs, NEW.nanos, NEW.created, NEW.retry);
+END;
+
+CREATE TRIGGER rs_log_moved AFTER INSERT ON rs_log WHEN NEW.old <> NEW.new BEGIN
+  UPDATE rs_message
+     SET state = NEW.new, secs = NEW.secs, nanos = NEW.nanos,
+         created_nanos = CASE WHEN created_secs IS NEW.created THEN created_nanos ELSE 0 END,
+         retry_nanos = CASE WHEN retry_secs IS NEW.retry THEN retry_nanos ELSE 0 END,
+         created_secs = NEW.created, retry_secs = NEW.retry
+   WHERE state = NEW.old AND id = NEW.id;
+END;
+
+-- Two statements, because an UPDATE writes each index that has a column it names.
+CREATE TRIGGER rs_log_edited AFTER INSERT ON rs_log WHEN NEW.old = NEW.new BEGIN
   UPDATE rs_message SET secs = NEW.secs, nanos = NEW.nanos WHERE state = NEW.new AND id = NEW.id;
   UPDATE rs_message
      SET created_nanos = CASE WHEN created_secs IS NEW.created THEN created_nanos ELSE 0 END,
@@ -95,72 +110,92 @@ CREATE TRIGGER rs_log_appended AFTER INSERT ON rs_log BEGIN
          created_secs = NEW.created, retry_secs = NEW.retry
    WHERE state = NEW.new AND id = NEW.id
      AND (created_secs IS NOT NEW.created OR retry_secs IS NOT NEW.retry);
-  DELETE FROM rs_message WHERE state = NEW.old AND id = NEW.id AND NEW.new IS NULL;
-  DELETE FROM rs_log WHERE NEW.seq % 256 = 0 AND seq <= NEW.seq - 131072;
+END;
+
+CREATE TRIGGER rs_log_removed AFTER INSERT ON rs_log WHEN NEW.new IS NULL BEGIN
+  DELETE FROM rs_message WHERE state = NEW.old AND id = NEW.id;
+END;
+
+CREATE TRIGGER rs_log_trimmed AFTER INSERT ON rs_log WHEN NEW.seq % 256 = 0 BEGIN
+  DELETE FROM rs_log WHERE seq <= NEW.seq - 131072;
 END;
 
 -- What happened to a row of `messages`: its ID, its state now (NULL: removed), the times it has
--- now, and the Updated it had before where the writer's statement says so.
-CREATE VIEW rs_change (id, state, updated, created, retry, was) AS
-SELECT NULL, NULL, NULL, NULL, NULL, NULL WHERE 0;
+-- now; and the state and the revision that it had, as far as the writer's statement tells.
+CREATE VIEW rs_change (id, state, updated, created, retry, was_state, was_secs, was_nanos) AS
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE 0;
 
--- The one place that decides bucket and revision. The message's revision so far is that of its
--- side row; or, if the newest log row says that it was removed just now, the one it had then:
--- under recursive_triggers a REPLACE is a removal and an insertion, and goes on with the same
--- life; or, of a message that nobody has counted yet, the Updated it had.
+-- The message's revision so far is that of its side row; or, of a message that nobody has counted
+-- yet, the one that the statement tells. The state that it had is looked at first, and all others
+-- only if it is not there.
+CREATE VIEW rs_known (id, state, proposed, created, retry, old, secs, nanos) AS
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE 0;
+
 CREATE TRIGGER rs_change_made INSTEAD OF INSERT ON rs_change WHEN NEW.id IS NOT NULL BEGIN
-  INSERT INTO rs_log (id, old, new, secs, nanos, at_ms, created, retry)
-  SELECT NEW.id,
-    old,
+  INSERT INTO rs_known VALUES (NEW.id, NEW.state,
+    max(-62135596800, min(CAST(NEW.updated AS INTEGER), 253402300799)), NEW.created, NEW.retry,
+    coalesce(
+      (SELECT state FROM rs_message WHERE state = NEW.was_state AND id = NEW.id),
+      (SELECT state FROM rs_message WHERE state IN (0, 1, 2, 3, 4, 5, 6, 7) AND id = NEW.id)),
+    coalesce(
+      (SELECT secs FROM rs_message WHERE state = NEW.was_state AND id = NEW.id),
+      (SELECT secs FROM rs_message WHERE state IN (0, 1, 2, 3, 4, 5, 6, 7) AND id = NEW.id),
+      max(-62135596800, min(CAST(NEW.was_secs AS INTEGER), 253402300799))),
+    coalesce(
+      (SELECT nanos FROM rs_message WHERE state = NEW.was_state AND id = NEW.id),
+      (SELECT nanos FROM rs_message WHERE state IN (0, 1, 2, 3, 4, 5, 6, 7) AND id = NEW.id),
+      NEW.was_nanos, 0));
+END;
+
+-- The one place that decides bucket and revision.
+CREATE TRIGGER rs_known_made INSTEAD OF INSERT ON rs_known BEGIN
+  INSERT INTO rs_log (id, old, new, secs, nanos, at_ms, created, retry) VALUES (NEW.id, NEW.old,
     CASE
       WHEN NEW.state IS NULL THEN NULL
-      WHEN NEW.state NOT IN (0, 1, 2, 3, 4, 5) OR typeof(NEW.id) <> 'text' THEN 6
-      WHEN old < 6 THEN NEW.state -- this ID was found expressible before
-      WHEN bytes NOT BETWEEN 1 AND 250 THEN 6
-      WHEN length(NEW.id) <> bytes THEN 7 -- not ASCII, or a NUL in it
-      WHEN bytes <= 83 AND NEW.id NOT GLOB '*[^' || char(1) || '-' || char(127) || ']*' THEN NEW.state
-      WHEN bytes <= 248 AND NEW.id NOT GLOB '*[^ -~]*' AND NEW.id NOT GLOB '*[/%]*' THEN NEW.state
+      WHEN typeof(NEW.state) <> 'integer' OR NEW.state NOT BETWEEN 0 AND 5 OR typeof(NEW.id) <> 'text' THEN 6
+      WHEN NEW.old < 6 THEN NEW.state -- this ID was found expressible before
+      WHEN length(CAST(NEW.id AS BLOB)) NOT BETWEEN 1 AND 250 THEN 6
+      WHEN length(NEW.id) <> length(CAST(NEW.id AS BLOB)) THEN 7 -- not ASCII, or a NUL in it
+      WHEN length(NEW.id) <= 83 AND NEW.id NOT GLOB '*[^' || char(1) || '-' || char(127) || ']*' THEN NEW.state
+      WHEN length(NEW.id) <= 248 AND NEW.id NOT GLOB '*[^ -~]*' AND NEW.id NOT GLOB '*[/%]*' THEN NEW.state
       ELSE 7
     END,
     CASE
-      WHEN NEW.state IS NULL THEN secs
-      WHEN secs IS NULL OR proposed > secs THEN proposed
-      ELSE secs + (nanos = 999999999)
+      WHEN NEW.state IS NULL THEN NEW.secs
+      WHEN NEW.secs IS NULL OR NEW.proposed > NEW.secs THEN NEW.proposed
+      ELSE NEW.secs + (NEW.nanos = 999999999)
     END,
     CASE
-      WHEN NEW.state IS NULL THEN nanos
-      WHEN secs IS NULL OR proposed > secs THEN 0
-      ELSE (nanos + 1) % 1000000000
+      WHEN NEW.state IS NULL THEN NEW.nanos
+      WHEN NEW.secs IS NULL OR NEW.proposed > NEW.secs THEN 0
+      ELSE (NEW.nanos + 1) % 1000000000
     END,
     CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER),
     CAST(NEW.created AS INTEGER),
-    CAST(NEW.retry AS INTEGER)
-  FROM (
-    SELECT k.state AS old,
-      coalesce(k.secs, d.secs, max(-62135596800, min(CAST(NEW.was AS INTEGER), 253402300799))) AS secs,
-      coalesce(k.nanos, d.nanos, 0) AS nanos,
-      max(-62135596800, min(CAST(NEW.updated AS INTEGER), 253402300799)) AS proposed,
-      length(CAST(NEW.id AS BLOB)) AS bytes
-    FROM (SELECT 1)
-    LEFT JOIN rs_message k ON k.id = NEW.id AND k.state IN (0, 1, 2, 3, 4, 5, 6, 7)
-    LEFT JOIN rs_log d ON d.seq = (SELECT max(seq) FROM rs_log) AND d.new IS NULL AND d.id IS NEW.id
-  );
+    CAST(NEW.retry AS INTEGER));
 END;
 
+-- The revision that a message had is that of the log's newest row, if this is its removal: under
+-- recursive_triggers a REPLACE is a removal and an insertion, and goes on with the same life.
 CREATE TRIGGER rs_inserted AFTER INSERT ON messages BEGIN
-  INSERT INTO rs_change VALUES (NEW.id, NEW.state, NEW.updated, NEW.created, NEW.next_retry, NULL);
+  INSERT INTO rs_change VALUES (NEW.id, NEW.state, NEW.updated, NEW.created, NEW.next_retry, NULL,
+    (SELECT CASE WHEN new IS NULL AND id IS NEW.id THEN secs END FROM rs_log ORDER BY seq DESC LIMIT 1),
+    (SELECT CASE WHEN new IS NULL AND id IS NEW.id THEN nanos END FROM rs_log ORDER BY seq DESC LIMIT 1));
 END;
 
 CREATE TRIGGER rs_updated AFTER UPDATE ON messages WHEN NEW.id IS OLD.id BEGIN
-  INSERT INTO rs_change VALUES (NEW.id, NEW.state, NEW.updated, NEW.created, NEW.next_retry, OLD.updated);
+  INSERT INTO rs_change
+  VALUES (NEW.id, NEW.state, NEW.updated, NEW.created, NEW.next_retry, OLD.state, OLD.updated, 0);
 END;
 
 -- The new ID first: an UPDATE OR REPLACE may have removed its holder just before.
 CREATE TRIGGER rs_renamed AFTER UPDATE OF id ON messages WHEN NEW.id IS NOT OLD.id BEGIN
-  INSERT INTO rs_change VALUES (NEW.id, NEW.state, NEW.updated, NEW.created, NEW.next_retry, NULL);
-  INSERT INTO rs_change VALUES (OLD.id, NULL, NULL, NULL, NULL, OLD.updated);
+  INSERT INTO rs_change VALUES (NEW.id, NEW.state, NEW.updated, NEW.created, NEW.next_retry, NULL,
+    (SELECT CASE WHEN new IS NULL AND id IS NEW.id THEN secs END FROM rs_log ORDER BY seq DESC LIMIT 1),
+    (SELECT CASE WHEN new IS NULL AND id IS NEW.id THEN nanos END FROM rs_log ORDER BY seq DESC LIMIT 1));
+  INSERT INTO rs_change VALUES (OLD.id, NULL, NULL, NULL, NULL, OLD.state, OLD.updated, 0);
 END;
 
 CREATE TRIGGER rs_deleted AFTER DELETE ON messages BEGIN
-  INSERT INTO rs_change VALUES (OLD.id, NULL, NULL, NULL, NULL, OLD.updated);
+  INSERT INTO rs_change VALUES (OLD.id, NULL, NULL, NULL, NULL, OLD.state, OLD.updated, 0);
 END;

@@ -163,7 +163,8 @@ fn looks_at_created(filter: &Filter) -> bool {
     created_before.is_some() || created_since.is_some() || touched_since.is_some()
 }
 
-fn is_good_part(conn: &Connection, state: QueueState) -> rusqlite::Result<bool> {
+/// Whether the state has so many of all messages that `messages` is best read as it lies.
+pub fn is_good_part(conn: &Connection, state: QueueState) -> rusqlite::Result<bool> {
     conn.prepare_cached(
         "SELECT (SELECT count FROM rs_state WHERE state = ?1) * ?2 >= sum(count) FROM rs_state",
     )?

@@ -1,0 +1,196 @@
+//! Pages of a listing in RetrySpool's orders.
+//!
+//! Owns: the SQL of the orders that an index has, and the others' sorting.
+//! May fail: with SQLite's errors.
+//! Must not know: deadlines; the connection has one.
+//!
+//! Each index costs every move, so Updated, Priority and Attempts have none. A page from the middle
+//! of such an order needs every key once, but no sorting: what is before the page is only told
+//! apart from it, and what is on it is sorted. That, and reading `messages` in the order in which
+//! its rows lie, takes a fifth of what SQLite's ORDER BY takes.
+
+use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+
+use super::reader::state_info;
+use super::{row, schema, select};
+use crate::model::{
+    MessageId, MessageListOptions, MessageListResult, QueueState, SortBy, SortOrder, Timestamp,
+};
+
+/// A page of a listing, and the total, of one moment.
+pub fn list(
+    conn: &Connection,
+    state: QueueState,
+    options: &MessageListOptions,
+) -> rusqlite::Result<MessageListResult> {
+    let snapshot = match conn.is_autocommit() {
+        true => Some(conn.unchecked_transaction()?),
+        false => None,
+    };
+    let since = options.since.map(Timestamp::seconds);
+    let total = match since {
+        None => state_info(conn, state)?.count,
+        Some(since) => conn
+            .prepare_cached(&format!("SELECT count(*) {FROM_MESSAGES}{SINCE}"))?
+            .query_row((state.number(), since), |row| row.get::<_, i64>(0))
+            .map(|total| u64::try_from(total).unwrap_or(0))?,
+    };
+    let wanted = options.limit.unwrap_or(u64::MAX);
+    let mut message_ids = Vec::new();
+    if wanted > 0 && options.offset < total && since.is_none() && !has_index(options.sort_by) {
+        message_ids = sorted(conn, state, options)?;
+    } else if wanted > 0 && options.offset < total {
+        let (limit, offset) = (as_i64(wanted), as_i64(options.offset));
+        let mut page = conn.prepare_cached(&page_sql(options))?;
+        let rows = page.query_map((state.number(), since, limit, offset), row::id)?;
+        message_ids = rows.collect::<rusqlite::Result<_>>()?;
+    }
+    if let Some(snapshot) = snapshot {
+        snapshot.finish()?;
+    }
+    let seen = options.offset.saturating_add(message_ids.len() as u64);
+    Ok(MessageListResult {
+        message_ids,
+        total,
+        has_more: seen < total,
+    })
+}
+
+const FROM_MESSAGES: &str = "FROM rs_message r JOIN messages m ON m.id = r.id WHERE r.state = ?1";
+const SINCE: &str = " AND (m.created >= ?2 OR m.updated >= ?2)";
+
+fn page_sql(options: &MessageListOptions) -> String {
+    let order = match options.sort_order {
+        SortOrder::Asc => "ASC",
+        SortOrder::Desc => "DESC",
+    };
+    let keys = match options.sort_by {
+        SortBy::Id => String::new(),
+        SortBy::Created => format!("r.created_secs {order}, r.created_nanos {order}, "),
+        SortBy::Updated => format!("r.secs {order}, r.nanos {order}, "),
+        SortBy::Priority => format!("m.priority {order}, "),
+        SortBy::Attempts => format!("m.attempts {order}, "),
+    };
+    // Orders that the side table has by itself need no second look-up for each row.
+    let covered =
+        !matches!(options.sort_by, SortBy::Priority | SortBy::Attempts) && options.since.is_none();
+    // Each text takes the same four values, so one without a time must still name it.
+    let (from, since) = match options.since {
+        _ if covered => ("FROM rs_message r WHERE r.state = ?1", " AND ?2 IS NULL"),
+        None => (FROM_MESSAGES, " AND ?2 IS NULL"),
+        Some(_) => (FROM_MESSAGES, SINCE),
+    };
+    format!("SELECT r.id {from}{since} ORDER BY {keys}r.id {order} LIMIT ?3 OFFSET ?4")
+}
+
+fn as_i64(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Whether a page of that order is read along an index.
+fn has_index(sort_by: SortBy) -> bool {
+    match sort_by {
+        SortBy::Id | SortBy::Created => true,
+        SortBy::Updated | SortBy::Priority | SortBy::Attempts => false,
+    }
+}
+
+/// What a message is sorted by: its key, then its ID, which is a part of a longer text.
+struct Entry {
+    key: (i64, i64),
+    start: usize,
+    len: usize,
+}
+
+/// A page of an order that has no index.
+fn sorted(
+    conn: &Connection,
+    state: QueueState,
+    options: &MessageListOptions,
+) -> rusqlite::Result<Vec<MessageId>> {
+    // All IDs in one piece: a million of them would take twice the room one by one.
+    let mut ids = Vec::new();
+    let mut entries = Vec::new();
+    let (sql, by_place) = keys_sql(conn, state, options.sort_by)?;
+    let mut query = conn.prepare_cached(&sql)?;
+    let mut rows = query.query([state.number()])?;
+    while let Some(row) = rows.next()? {
+        let (ValueRef::Text(id) | ValueRef::Blob(id)) = row.get_ref(0)? else {
+            continue;
+        };
+        // In the side table's bucket are such alone that a directory can show.
+        let number = i64::from(state.number());
+        if by_place && schema::bucket(Some(id), Some(number)) != number {
+            continue;
+        }
+        entries.push(Entry {
+            key: (key(row.get_ref(1)?), key(row.get_ref(2)?)),
+            start: ids.len(),
+            len: id.len(),
+        });
+        ids.extend_from_slice(id);
+    }
+    let id_of = |entry: &Entry| &ids[entry.start..entry.start + entry.len];
+    let order = |a: &Entry, b: &Entry| {
+        let ascending = (a.key, id_of(a)).cmp(&(b.key, id_of(b)));
+        match options.sort_order {
+            SortOrder::Asc => ascending,
+            SortOrder::Desc => ascending.reverse(),
+        }
+    };
+    let offset = usize::try_from(options.offset).unwrap_or(usize::MAX);
+    if offset >= entries.len() {
+        return Ok(Vec::new());
+    }
+    entries.select_nth_unstable_by(offset, order);
+    let mut page = &mut entries[offset..];
+    let wanted = options.limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    });
+    if wanted < page.len() {
+        page.select_nth_unstable_by(wanted, order);
+        page = &mut page[..wanted];
+    }
+    page.sort_unstable_by(order);
+    page.iter().map(|entry| row::id_of(id_of(entry))).collect()
+}
+
+/// The statement that gives ID and key of each message, and whether its rows still have to be
+/// looked at for what no directory can show.
+fn keys_sql(
+    conn: &Connection,
+    state: QueueState,
+    sort_by: SortBy,
+) -> rusqlite::Result<(String, bool)> {
+    let column = match sort_by {
+        SortBy::Attempts => "attempts",
+        SortBy::Priority => "priority",
+        SortBy::Id | SortBy::Created | SortBy::Updated => {
+            let sql = "SELECT id, secs, nanos FROM rs_message WHERE state = ?1";
+            return Ok((sql.into(), false));
+        }
+    };
+    Ok(match select::is_good_part(conn, state)? {
+        true => (
+            format!("SELECT id, {column}, 0 FROM messages NOT INDEXED WHERE state = ?1"),
+            true,
+        ),
+        false => (
+            format!(
+                "SELECT r.id, m.{column}, 0 FROM rs_message r JOIN messages m ON m.id = r.id WHERE r.state = ?1"
+            ),
+            false,
+        ),
+    })
+}
+
+/// A key as SQLite sorts it: what is no number in a column of numbers comes first or last.
+fn key(value: ValueRef<'_>) -> i64 {
+    match value {
+        ValueRef::Null => i64::MIN,
+        ValueRef::Integer(number) => number,
+        ValueRef::Real(number) => number as i64,
+        ValueRef::Text(_) | ValueRef::Blob(_) => i64::MAX,
+    }
+}
