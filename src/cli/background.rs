@@ -7,7 +7,7 @@
 //!
 //! Must not know: what a mount is made of.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -20,10 +20,6 @@ use super::log::{self, LogLevel};
 use crate::fuse::{mountpoint, mounts};
 
 const READY: &[u8] = b"ready";
-
-/// What the system shows as the guard's name, which the daemon's own must not be: "pkill
-/// retryspoolfs" and the like are for that.
-const GUARD: &std::ffi::CStr = c"retryspoolguard";
 
 /// Runs this program again with these arguments, in the foreground, and waits until its mount
 /// answers. Gives its exit code; if that is not 0, it printed why.
@@ -77,10 +73,13 @@ impl Waiting {
         // SAFETY: with one thread, the child may do what it likes.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
-            0 => Ok(Waiting {
-                starter,
-                guard: writer.into(),
-            }),
+            0 => {
+                show_as(c"retryspoolfs");
+                Ok(Waiting {
+                    starter,
+                    guard: writer.into(),
+                })
+            }
             child => {
                 drop((starter, writer));
                 guard(child, reader, level)
@@ -109,9 +108,9 @@ impl Waiting {
 /// Waits for the child's end, takes away a mount that it left, and ends as it did. The signals
 /// that tell the child to end are the child's affair.
 fn guard(child: libc::pid_t, mut told: File, level: LogLevel) -> ! {
-    // SAFETY: the calls have no preconditions but a C string.
+    show_as(c"retryspoolguard");
+    // SAFETY: the calls have no preconditions.
     unsafe {
-        libc::prctl(libc::PR_SET_NAME, GUARD.as_ptr());
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
             libc::signal(signal, libc::SIG_IGN);
         }
@@ -153,6 +152,13 @@ fn guard(child: libc::pid_t, mut told: File, level: LogLevel) -> ! {
         true => libc::WEXITSTATUS(status),
         false => 2,
     })
+}
+
+/// Sets what the system shows as this process's name. The guard's is another than the daemon's, for
+/// whom "pkill -x retryspoolfs" is meant.
+fn show_as(name: &CStr) {
+    // SAFETY: the name is a C string, of which the kernel makes a copy.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
 /// Makes a standard stream /dev/null.

@@ -147,6 +147,7 @@ pub fn id(word: &OsStr) -> Result<MessageId, Failure> {
     let shown = word.display();
     match word.to_str().map(MessageId::from_str) {
         Some(Ok(id)) => Ok(id),
+        Some(Err(why)) if word.is_empty() => Err(Failure::usage(why.to_string())),
         Some(Err(why)) => Err(Failure::usage(format!("{shown}: {why}"))),
         None => Err(Failure::usage(format!("{shown}: an ID is UTF-8"))),
     }

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::Failure;
 use super::output::{Output, complain, printable};
-use super::place::Place;
+use super::place::{Place, not_opened};
 use super::progress::Interrupt;
 use crate::backend::check::{Check, Finding, Remedy};
 use crate::backend::locator::{Locator, OpenOptions};
@@ -65,13 +65,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 ..Seen::default()
             }
         }
-        looked => looked.map_err(|error| format!("check {locator}: {error}"))?,
+        looked => looked.map_err(|error| format!("check {locator}: {}", not_opened(&error)))?,
     };
     if arguments.repair && seen.mendable > 0 && interrupt.going() {
         let data = seen.data;
         seen = checker
             .look(true, None)
-            .map_err(|error| format!("check --repair {locator}: {error}"))?;
+            .map_err(|error| format!("check --repair {locator}: {}", not_opened(&error)))?;
         seen.wrong += data;
     }
     if let Some(failure) = checker.failed {

@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::Failure;
 use super::output::Output;
-use super::place::{Place, ctx};
+use super::place::{Place, ctx, not_opened};
 use super::progress::{Interrupt, Progress};
 use crate::backend::Backend;
 use crate::backend::locator::{Locator, OpenOptions};
@@ -67,7 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let open = |locator: &Locator, options| {
         locator
             .open(options)
-            .map_err(|error| failed(locator, &error))
+            .map_err(|error| failed(locator, &not_opened(&error)))
     };
     let interrupt = Interrupt::catch()?;
     let source = open(

@@ -27,6 +27,8 @@ use crate::model::{
     override_usage = "retryspoolfs list [OPTIONS] SPOOL [STATE]...",
     after_long_help = "\
 Examples:
+  As mailq does:
+    retryspoolfs list /var/spool/q.db --format '{state} {id} {age} {header.from} {header.to} {last_error}'
   The ten oldest deferred messages:
     retryspoolfs list /var/spool/q.db deferred --sort created --limit 10
   Who waits for one destination, and why:

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 
 use super::background::{self, Waiting};
 use super::log::LogLevel;
+use super::place::not_opened;
 use super::{Failure, health, log};
-use crate::backend::Error;
 use crate::backend::locator::{Locator, OpenOptions};
 use crate::fuse::mountpoint;
 use crate::fuse::options::MountOptions;
@@ -110,7 +110,11 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
     }
     if let Some(namespace) = &arguments.namespace {
         enter(namespace).map_err(|error| {
-            Refused(format!("mount namespace {}: {error}", namespace.display()))
+            let shown = namespace.display();
+            Refused(format!(
+                "mount namespace {shown}: {error}; as root, give a process's number or a path such \
+                 as /proc/1/ns/mnt"
+            ))
         })?;
     }
     if arguments.fake {
@@ -152,13 +156,7 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
             sync: options.sync,
             ..OpenOptions::default()
         })
-        .map_err(|error| {
-            let hint = match error {
-                Error::ReadOnly => ": SQLite needs write permission to the file and its directory, also to read it (-o ro)",
-                _ => "",
-            };
-            NotMounted(format!("mount {locator}: {error}{hint}"))
-        })?;
+        .map_err(|error| NotMounted(format!("mount {locator}: {}", not_opened(&error))))?;
     let program = Program {
         waiting: Mutex::new(waiting),
         on_terminal: std::io::stderr().is_terminal(),
@@ -250,12 +248,18 @@ impl Host for Program {
     }
 }
 
-/// Enters a mount namespace. This process has one thread so far.
+/// Enters a mount namespace, and in it the directory of the same path, which relative paths are
+/// meant from. This process has one thread so far.
 fn enter(namespace: &Path) -> std::io::Result<()> {
+    let here = std::env::current_dir();
     let namespace = File::open(namespace)?;
     // SAFETY: the descriptor is open.
     match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) } {
-        0 => Ok(()),
+        0 => {
+            // Without such a directory what is relative is not found, which says so by itself.
+            let _ = here.and_then(std::env::set_current_dir);
+            Ok(())
+        }
         _ => Err(std::io::Error::last_os_error()),
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::Failure;
 use crate::backend::locator::{Locator, OpenOptions};
-use crate::backend::{Backend, Context};
+use crate::backend::{Backend, Context, Error};
 use crate::fuse::mounts;
 use crate::model::{MessageId, QueueState};
 
@@ -79,8 +79,19 @@ impl Place {
             ..OpenOptions::default()
         };
         let opened = self.locator.open(options);
-        opened.map_err(|error| format!("{}: {error}", self.locator).into())
+        opened.map_err(|error| format!("{}: {}", self.locator, not_opened(&error)).into())
     }
+}
+
+/// Why a spool was not opened, and what to do.
+pub fn not_opened(error: &Error) -> String {
+    let hint = match error {
+        Error::ReadOnly => {
+            ": SQLite needs write permission to the file and its directory, also to read it"
+        }
+        _ => "",
+    };
+    format!("{error}{hint}")
 }
 
 /// The spool's text and the words behind it.
@@ -95,12 +106,15 @@ fn divide(
         ))),
         (Some((first, rest)), None) => Ok((first.clone(), rest)),
         (Some((first, rest)), Some(_)) if looks_like_a_spool(first) => Ok((first.clone(), rest)),
-        (Some((first, _)), Some(variable)) if is_file(first) => Err(Failure::usage(format!(
-            "is {first} the spool, or an ID in {variable}, which {VARIABLE} names? \
+        // In a mount the states are directories, and are meant as states all the same.
+        (Some((first, _)), Some(variable)) if is_file(first) && !is_state(first) => {
+            Err(Failure::usage(format!(
+                "is {first} the spool, or an ID in {variable}, which {VARIABLE} names? \
              For the spool write ./{first}; for the ID name the spool before it",
-            first = first.display(),
-            variable = variable.display()
-        ))),
+                first = first.display(),
+                variable = variable.display()
+            )))
+        }
         (_, Some(variable)) => Ok((variable, words)),
     }
 }
@@ -108,6 +122,11 @@ fn divide(
 fn has_kind(word: &OsStr) -> bool {
     let word = word.as_bytes();
     KINDS.iter().any(|kind| word.starts_with(kind.as_bytes()))
+}
+
+fn is_state(word: &OsStr) -> bool {
+    word.to_str()
+        .is_some_and(|word| word.parse::<QueueState>().is_ok())
 }
 
 fn looks_like_a_spool(word: &OsStr) -> bool {
@@ -154,7 +173,7 @@ mod tests {
     fn case(words: &[&str], variable: Option<&str>) -> Option<(String, Vec<String>)> {
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
         let divided = divide(&words, variable.map(OsString::from), |word| {
-            word == "here.db"
+            word == "here.db" || word == "deferred"
         });
         let text = |word: &OsString| word.to_str().unwrap().to_owned();
         divided
@@ -185,6 +204,7 @@ mod tests {
             (&["/mnt/q"], Some("/q"), found("/mnt/q", &[])),
             (&["."], Some("/q"), found(".", &[])),
             (&["here.db", "a"], Some("/q"), None),
+            (&["deferred"], Some("/q"), found("/q", &["deferred"])),
             (
                 &["a", "here.db"],
                 Some("/q"),

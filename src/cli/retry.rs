@@ -68,7 +68,7 @@ impl Flush {
     pub fn run(&self) -> Result<ExitCode, Failure> {
         let mut reset = Reset::at(Timestamp::now());
         reset.unless_due = true;
-        let past = "to be tried now".to_owned();
+        let past = "made due now".to_owned();
         go(
             "flush",
             past,

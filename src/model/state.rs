@@ -77,6 +77,9 @@ impl FromStr for QueueState {
         QueueState::ALL
             .into_iter()
             .find(|state| state.as_str() == name)
-            .ok_or_else(|| format!("no state is called {name:?}"))
+            .ok_or_else(|| {
+                let names = QueueState::ALL.map(QueueState::as_str).join(", ");
+                format!("no state is called {name:?}: there are {names}")
+            })
     }
 }

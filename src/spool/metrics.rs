@@ -6,7 +6,7 @@
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType::{self, Counter, Gauge, Histogram, Info};
+use prometheus_client::metrics::MetricType::{self, Counter, Gauge, Histogram};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::operations::{BOUNDS, Counted, Operation};
@@ -94,8 +94,13 @@ fn family<'a>(
 impl Collector for Gathered {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Encoded {
         let e = &mut encoder;
-        let mut info = e.encode_descriptor("build", "The program's version", None, Info)?;
-        info.encode_info(&vec![("version", env!("CARGO_PKG_VERSION"))])?;
+        // Not of the type "info", which Prometheus's own text format does not know.
+        family(
+            e,
+            ("build_info", None, Gauge),
+            "The program's version",
+            [(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)],
+        )?;
         self.queue(e)?;
         self.reasons(e)?;
         self.mount(e)?;

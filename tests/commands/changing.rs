@@ -524,7 +524,7 @@ fn retries_are_scattered_and_attempts_begin_anew() {
     ends(
         &spool.bash("$PROGRAM flush $SPOOL"),
         0,
-        "58 messages to be tried now; 2 needed nothing",
+        "58 messages made due now; 2 needed nothing",
     );
     ends(&spool.bash("$PROGRAM postpone $SPOOL"), 2, "--for");
 }

@@ -190,6 +190,43 @@ fn the_wrong_were_held() {
     );
 }
 
+/// One after the other, on a queue in which each finds something to do.
+#[test]
+fn what_postfix_does_is_done() {
+    let commands: Vec<&str> = PAGE
+        .lines()
+        .skip_while(|line| !line.contains("COMING FROM POSTFIX"))
+        .take_while(|line| !line.contains("SEE ALSO"))
+        .filter_map(|line| Some(line.split_once("   retryspoolfs ")?.1))
+        .collect();
+    assert_eq!(commands.len(), 16);
+    let spool = spool();
+    for command in commands {
+        let place = match command.starts_with("release") {
+            true => "hold",
+            false => "deferred",
+        };
+        spool.bash(&format!("$PROGRAM move $SPOOL msg-1 {place}"));
+        let rows = spool.rows();
+        let output = spool.bash(&format!("RETRYSPOOL=$SPOOL $PROGRAM {command}"));
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(
+            output.status.success() && !said.starts_with("0 "),
+            "{output:#?}"
+        );
+        let looks = ["list", "show", "age"];
+        let looks = looks.iter().any(|name| command.starts_with(name));
+        assert_eq!(spool.rows() == rows, looks, "{command}");
+        // What is due needs no flush, and what was removed comes back for the next one.
+        spool
+            .bash("sqlite3 $SPOOL 'UPDATE messages SET next_retry = unixepoch() + 9000'")
+            .ok();
+        if command.starts_with("delete") {
+            spool.bash("$PROGRAM undo $SPOOL --command 'retryspoolfs delete' --since 1h --yes");
+        }
+    }
+}
+
 #[test]
 fn every_line_of_the_page_is_tried() {
     let tried = [

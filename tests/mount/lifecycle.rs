@@ -139,6 +139,41 @@ fn a_mount_goes_to_the_background() {
     assert_eq!(spool.state("a"), Some(Hold));
 }
 
+/// As mount(8) has it done with -N: in the mounts of another process, and only there.
+#[test]
+fn the_helper_mounts_in_another_namespace() {
+    let spool = deferred();
+    let script = r#"
+        mkdir point; ln -s $PROGRAM mount.retryspoolfs
+        unshare --mount --propagation private sleep 600 &
+        other=$!
+        trap 'kill $other' EXIT
+        eventually() { local n; for n in $(seq 3000); do "$@" && return; sleep 0.01; done; echo "never: $*" >&2; exit 1; }
+        is_apart() { [ "$(readlink /proc/$other/ns/mnt)" != "$(readlink /proc/self/ns/mnt)" ]; }
+        is_there() { grep -q "$PWD/point fuse.retryspoolfs" /proc/$1/mounts; }
+        is_free() { ! is_there $other; }
+        daemon() { for pid in $(pgrep -f "$SPOOL"); do [ "$(cat /proc/$pid/comm)" != retryspoolfs ] || echo $pid; done; }
+        eventually is_apart
+        for namespace in $other /proc/$other/ns/mnt; do
+            ./mount.retryspoolfs $SPOOL point -N $namespace
+            is_there $other && ! is_there self && echo there
+            # Killed, it is taken away there as well.
+            kill -KILL $(daemon)
+            eventually is_free
+        done
+        ./mount.retryspoolfs $SPOOL point -N $other
+        nsenter -t $other -m ls $PWD/point/deferred
+        nsenter -t $other -m umount $PWD/point
+        for wrong in nosuch 999999999 /proc/$other/ns/net; do
+            ./mount.retryspoolfs $SPOOL point -N $wrong 2>&1 | grep -o "$wrong.*: .*; as root, give" | sed 's/:.*;/:/' || true
+        done
+    "#;
+    let said = spool.bash(script).ok();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[..3], ["there", "there", "a.json"], "{said}");
+    assert_eq!(lines.len(), 6, "{said}");
+}
+
 #[test]
 fn init_makes_a_spool() {
     let spool = deferred();

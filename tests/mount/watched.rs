@@ -118,13 +118,17 @@ text = open(".retryspool/metrics").read()
 read = [{(s.name, json.dumps(s.labels, sort_keys=True)): s.value for f in parse(text) for s in f.samples}
         for parse in (prometheus, openmetrics)]
 assert read[0] == read[1], set(read[0].items()) ^ set(read[1].items())
+def value(name, **labels): return read[1][name, json.dumps(labels, sort_keys=True)]
 families = {f.name: f for f in openmetrics(text)}
+# The parser above takes types that Prometheus itself, its node exporter and promtool refuse.
+types = {line.split()[3] for line in text.splitlines() if line.startswith('# TYPE ')}
+assert types <= {"counter", "gauge", "histogram", "summary", "untyped"}, types
+assert value("retryspool_build_info", version=os.environ["VERSION"]) == 1
 for name, f in families.items():
     assert name.startswith("retryspool_") and f.documentation, name
     # Labels of bounded sets alone.
     for s in f.samples:
         assert set(s.labels) <= {"state", "op", "errno", "class", "cache", "version", "le"}, s
-def value(name, **labels): return read[1][name, json.dumps(labels, sort_keys=True)]
 assert families["retryspool_operations"].type == "counter"
 assert families["retryspool_operation_duration_seconds"].type == "histogram"
 assert value("retryspool_messages", state="hold") == 2
@@ -144,7 +148,11 @@ assert value("retryspool_cache_size", cache="inodes") > 0
     fs::write(spool.work().join("read.py"), script).unwrap();
     // What is open is known, whatever the kernel forgets.
     mount
-        .bash("exec 3< hold/a.json; /usr/bin/python3 $WORK/read.py")
+        .bash(concat!(
+            "exec 3< hold/a.json; VERSION=",
+            env!("CARGO_PKG_VERSION"),
+            " /usr/bin/python3 $WORK/read.py"
+        ))
         .ok();
 }
 
@@ -453,6 +461,14 @@ fn a_missing_privilege_is_named() {
         code == 32 && said.contains("write permission"),
         "{code} {said}"
     );
+    for command in ["status", "list", "check", "export", "hold", "undo --pid 1"] {
+        let words = if command == "hold" { " a" } else { "" };
+        let (code, said) = nobody(&format!("{command} $SPOOL{words}"));
+        assert!(
+            code == 1 && said.contains("write permission"),
+            "{code} {said}"
+        );
+    }
     let mount = spool.mount("");
     let point = mount.point().display();
     let (code, said) = nobody(&format!("umount {point}"));
