@@ -71,6 +71,10 @@ pub fn decide<E>(
 ) -> Result<Verdict, E> {
     let (document, now) = (write.document.clone(), write.now);
     let given = document.updated;
+    let later = |updated: Timestamp| match write.replaces {
+        Some(removed) => updated.max(removed.next()),
+        None => updated,
+    };
 
     let Some(stored) = stored else {
         return Ok(match write.opened {
@@ -78,9 +82,8 @@ pub fn decide<E>(
             Opened::At(_) => Verdict::Stale,
             Opened::Not | Opened::Absent | Opened::NotHere => {
                 let updated = given.filter(|given| *given <= now).unwrap_or(now);
-                let later = write.replaces.map(|removed| removed.next());
                 Verdict::Insert(MessageMetadata {
-                    updated: later.map_or(updated, |later| later.max(updated)),
+                    updated: later(updated),
                     ..document.into_new(write.id.clone(), write.state, now)
                 })
             }
@@ -104,7 +107,7 @@ pub fn decide<E>(
 
     let replace = |updated| {
         Ok(Verdict::Replace(MessageMetadata {
-            updated,
+            updated: later(updated),
             ..replacement
         }))
     };

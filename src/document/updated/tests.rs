@@ -155,6 +155,15 @@ fn what_replaces_a_removed_message_is_later_than_it() {
 }
 
 #[test]
+fn what_replaces_a_removed_message_is_later_also_over_another_ones() {
+    let case = Case {
+        replaces: Some(at(300, 0)),
+        ..Case::new(CHANGED, Some(at(300, 0)))
+    };
+    assert_eq!(case.decide(), replaced(at(300, 1)));
+}
+
+#[test]
 fn a_name_that_must_be_free_is_free_where_the_message_is_elsewhere() {
     let case = |state| Case {
         state,
