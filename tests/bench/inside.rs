@@ -48,7 +48,9 @@ fn connect(path: &std::path::Path) -> Connection {
 const GET: &str = "SELECT m.id, m.state, m.attempts, m.max_attempts, m.next_retry, m.created, \
      m.last_error, m.size, m.priority, m.headers, m.retry_policy_name, m.updated, r.secs, r.nanos, \
      r.created_secs, r.created_nanos, r.retry_secs, r.retry_nanos \
-     FROM messages m JOIN rs_message r ON r.id = m.id AND r.state IN (m.state, 7) WHERE m.id = ?1";
+     FROM messages m JOIN rs_message r ON r.id = m.id AND r.state = coalesce( \
+     (SELECT state FROM rs_message WHERE state = m.state AND id = m.id), 7) \
+     WHERE m.id = ?1 AND m.state BETWEEN 0 AND 5";
 const MOVE: &str =
     "UPDATE messages SET state = ?2, updated = max(updated, ?4) WHERE id = ?1 AND state = ?3";
 const STORE: &str = "UPDATE messages SET state = ?2, attempts = ?3, max_attempts = 10, next_retry = ?4, \
