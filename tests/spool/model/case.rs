@@ -8,7 +8,7 @@ use retryspoolfs::{QueueState, Timestamp};
 
 use super::super::DIRECTORY;
 use super::super::common::*;
-use super::expected::{Aside, Content, Handle, Message, Model, Opened, Removed, Verdict};
+use super::expected::{Aside, Content, Message, Model, Opened, Removed, Verdict};
 use super::{NAMES, Op, SCRATCHES, caller, file};
 
 pub struct Case {
@@ -76,7 +76,24 @@ impl Case {
         }
         revisions.push(stored.updated);
         *self.model.stored.entry(id).or_default() += 1;
+        self.leave_behind(id, stored.updated);
         stored.updated
+    }
+
+    /// A directory tells revisions apart by their files, also where their Updated is the same: who
+    /// opened an earlier one of that Updated has not opened this one.
+    fn leave_behind(&mut self, id: usize, updated: Timestamp) {
+        if DIRECTORY {
+            let never = Timestamp::ZERO;
+            let handles = self.model.handles.iter_mut().filter(|h| h.id == id);
+            for h in handles.filter(|h| h.opened == Opened::At(updated)) {
+                h.opened = Opened::At(never);
+            }
+            let asides = self.model.asides.iter_mut().filter(|(key, _)| key.1 == id);
+            for (_, aside) in asides.filter(|(_, aside)| aside.revision == updated) {
+                aside.revision = never;
+            }
+        }
     }
 
     /// What replaced a removed message was refused: it is stored again, unless somebody else has
@@ -138,14 +155,6 @@ impl Case {
     }
 
     pub fn run(&mut self, op: &Op) {
-        if DIRECTORY && let Op::Unlink(_, id, _) | Op::Remove(id) = *op {
-            // A directory tells a message that was made again from the removed one by its file's
-            // inode number and time, which may be the same: so nobody keeps the removed one open.
-            let keeps = |h: &Handle| h.writes && h.id == id && matches!(h.opened, Opened::At(_));
-            while let Some(at) = self.model.handles.iter().position(keeps) {
-                self.release(at);
-            }
-        }
         match *op {
             Op::Create(by, id, state, exclusive, truncate) => {
                 let mode = OpenMode {
