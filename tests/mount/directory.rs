@@ -376,8 +376,15 @@ fn what_the_kernel_had_no_room_to_tell_is_found_and_told_as_lost() {
     let room = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
     let room: usize = room.trim().parse().unwrap();
     // Each file is two events, and the last ones find no room while nobody reads.
-    let count = room / 2 + 10;
+    let count = room / 2 + 1000;
     mount.signal(libc::SIGSTOP);
+    eventually("all threads of the daemon have stopped", || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", mount.pid())).unwrap();
+        tasks.flatten().all(|task| {
+            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            status.contains("State:\tT")
+        })
+    });
     for nth in 0..count {
         let id = format!("m{nth:06}");
         let bytes = document::render(&message(&id, Hold));
