@@ -137,6 +137,12 @@ impl Mount {
         }
         spool.release_all();
         spool.close();
+        // The kernel may end a connection whose mount has gone with this error as well.
+        let aborted = |error: &io::Error| error.raw_os_error() == Some(libc::ECONNABORTED);
+        let has_gone = || mounts::mounted_at(&life.mountpoint).map(|m| m.id) != life.id;
+        if served.as_ref().is_err_and(aborted) && has_gone() {
+            return Ok(());
+        }
         served.map_err(|error| {
             // Whatever ended it, a mount that nobody serves must not stay.
             let _ = life.unmount(true);

@@ -121,11 +121,11 @@ fn an_editor_outlives_the_mount() {
         echo "/root/q.db /mnt/queue retryspoolfs defaults 0 0" > /etc/fstab
         mount /mnt/queue
         for name in a b; do echo "{\"ID\":\"$name\"}" > /mnt/queue/hold/$name.json; done
-        vim_in() { tmux -L vim -f /dev/null "$@"; }
+        vim_in() { tmux -L "vim-$editing" -f /dev/null "$@"; }
         shows() { vim_in capture-pane -p | grep -q -- "$1"; }
         types() { vim_in send-keys -t it "$@" Enter; }
         edit() { # DIRECTORY FILE WHAT-VIM-SAYS
-            cd $1
+            editing=$(basename $2 .json); cd $1
             TERM=xterm vim_in new-session -d -x 120 -y 30 -s it "vim --clean -c 'set backupskip=' $2"
             cd /
             eventually shows '"Priority": 5'
