@@ -481,8 +481,7 @@ impl Case {
             verdict => {
                 self.expect(op, result, None);
                 if verdict == Verdict::Store {
-                    let made = self.committed(id, state, &doc, by);
-                    assert!(removed.is_none_or(|removed| made > removed.message.updated));
+                    self.committed((id, state), &doc, by, removed);
                 }
                 self.end_aside(id, state, by);
                 self.model.scratches.remove(&scratch);

@@ -7,7 +7,7 @@ use retryspoolfs::{QueueState, Timestamp};
 
 use super::super::common::*;
 use super::case::Case;
-use super::expected::{Content, Doc, Handle, Message, Opened, Own, Verdict};
+use super::expected::{Content, Doc, Handle, Message, Opened, Own, Removed, Verdict};
 use super::{Given, NAMES, Text};
 
 impl Case {
@@ -69,8 +69,15 @@ impl Case {
         (Content::Legal(doc), self.m.text(NAMES[id]).into())
     }
 
-    /// The document was accepted: what is stored now.
-    pub fn committed(&mut self, id: usize, state: QueueState, doc: &Doc, by: usize) -> Timestamp {
+    /// The document was accepted, from a process that had removed that message before: what is
+    /// stored now.
+    pub fn committed(
+        &mut self,
+        (id, state): (usize, QueueState),
+        doc: &Doc,
+        by: usize,
+        removed: Option<Removed>,
+    ) -> Timestamp {
         let before = self.model.messages.get(&id).copied();
         let now = Timestamp::now();
         let expected = Message {
@@ -85,10 +92,14 @@ impl Case {
         };
         let base = before.map(|b| b.updated);
         let made = self.changed(id, expected, base);
+        assert!(removed.is_none_or(|removed| made > removed.message.updated));
         if let Some(given) = doc.updated.filter(|given| *given <= now) {
             match base {
-                // Or passed, where the process had removed a later one.
-                Some(base) if given > base => assert!(made >= given, "a newer Updated is kept"),
+                Some(base) if given > base => {
+                    // Or it is the next after the one that the process removed, if that is later.
+                    let kept = removed.map_or(given, |r| given.max(r.message.updated.next()));
+                    assert_eq!(made, kept, "a newer Updated is kept");
+                }
                 Some(_) => {}
                 // A store may go on from what it removed under this ID just before.
                 None => assert!(made >= given),
@@ -192,17 +203,14 @@ impl Case {
                 Verdict::Refuse(errno) => Some((errno, false)),
                 _ if !is_verdict => None,
                 verdict => {
+                    let removed = self.model.handles[at].replaces.take();
                     let made = if verdict == Verdict::Store {
-                        self.committed(id, state, &doc, opener)
+                        self.committed((id, state), &doc, opener, removed)
                     } else {
                         self.model.messages[&id].updated
                     };
                     self.end_aside(id, state, opener);
                     let h = &mut self.model.handles[at];
-                    let removed = h.replaces.take();
-                    if verdict == Verdict::Store {
-                        assert!(removed.is_none_or(|removed| made > removed.message.updated));
-                    }
                     (h.changed, h.refused, h.uncommitted) = (false, None, false);
                     h.opened = Opened::At(made);
                     None
