@@ -509,6 +509,7 @@ fn looking_changes_nothing() {
         "rs_state",
         "rs_log",
         "rs_change",
+        "rs_found",
         "rs_known",
         "rs_audit",
     ] {

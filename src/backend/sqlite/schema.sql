@@ -125,26 +125,29 @@ END;
 CREATE VIEW rs_change (id, state, updated, created, retry, was_state, was_secs, was_nanos) AS
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE 0;
 
--- The message's revision so far is that of its side row; or, of a message that nobody has counted
--- yet, the one that the statement tells. The state that it had is looked at first, and all others
--- only if it is not there.
-CREATE VIEW rs_known (id, state, proposed, created, retry, old, secs, nanos) AS
+-- The same with the bucket that the message is counted in. The state that it had is looked at first,
+-- and all others only if it is not there.
+CREATE VIEW rs_found (id, state, updated, created, retry, old, was_secs, was_nanos) AS
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE 0;
 
 CREATE TRIGGER rs_change_made INSTEAD OF INSERT ON rs_change WHEN NEW.id IS NOT NULL BEGIN
+  INSERT INTO rs_found VALUES (NEW.id, NEW.state, NEW.updated, NEW.created, NEW.retry, coalesce(
+    (SELECT state FROM rs_message WHERE state = NEW.was_state AND id = NEW.id),
+    (SELECT state FROM rs_message WHERE state IN (0, 1, 2, 3, 4, 5, 6, 7) AND id = NEW.id)),
+    NEW.was_secs, NEW.was_nanos);
+END;
+
+-- The same with the revision so far: that of the side row; or, of a message that nobody has counted
+-- yet, the one that the statement tells.
+CREATE VIEW rs_known (id, state, proposed, created, retry, old, secs, nanos) AS
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE 0;
+
+CREATE TRIGGER rs_found_made INSTEAD OF INSERT ON rs_found BEGIN
   INSERT INTO rs_known VALUES (NEW.id, NEW.state,
-    max(-62135596800, min(CAST(NEW.updated AS INTEGER), 253402300799)), NEW.created, NEW.retry,
-    coalesce(
-      (SELECT state FROM rs_message WHERE state = NEW.was_state AND id = NEW.id),
-      (SELECT state FROM rs_message WHERE state IN (0, 1, 2, 3, 4, 5, 6, 7) AND id = NEW.id)),
-    coalesce(
-      (SELECT secs FROM rs_message WHERE state = NEW.was_state AND id = NEW.id),
-      (SELECT secs FROM rs_message WHERE state IN (0, 1, 2, 3, 4, 5, 6, 7) AND id = NEW.id),
+    max(-62135596800, min(CAST(NEW.updated AS INTEGER), 253402300799)), NEW.created, NEW.retry, NEW.old,
+    coalesce((SELECT secs FROM rs_message WHERE state = NEW.old AND id = NEW.id),
       max(-62135596800, min(CAST(NEW.was_secs AS INTEGER), 253402300799))),
-    coalesce(
-      (SELECT nanos FROM rs_message WHERE state = NEW.was_state AND id = NEW.id),
-      (SELECT nanos FROM rs_message WHERE state IN (0, 1, 2, 3, 4, 5, 6, 7) AND id = NEW.id),
-      NEW.was_nanos, 0));
+    coalesce((SELECT nanos FROM rs_message WHERE state = NEW.old AND id = NEW.id), NEW.was_nanos, 0));
 END;
 
 -- The one place that decides bucket and revision.
