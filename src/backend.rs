@@ -5,6 +5,8 @@
 //! `tests/conformance`, which every store runs.
 //! May fail: with [`Error`], which callers match by variant, never by text.
 //! Must not know: files, FUSE, JSON.
+//!
+//! It is long because whoever writes a store reads it as one text.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

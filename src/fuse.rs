@@ -3,6 +3,8 @@
 //! Owns: the translation between FUSE's terms and plain values, and nothing else.
 //! May fail: a panic inside an operation is caught there and answered with `EIO`.
 //! Must not know: stores, documents, what an operation means.
+//!
+//! It is long because one trait has all of FUSE's operations: each is decode, call, reply.
 
 use std::ffi::OsStr;
 use std::io;

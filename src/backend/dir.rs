@@ -42,6 +42,7 @@ mod index;
 mod lock;
 mod log;
 mod many;
+mod names;
 mod place;
 mod settle;
 mod watch;

@@ -6,22 +6,21 @@
 //! May fail: with [`Error`]; see each call's contract at [`Backend`].
 //! Must not know: files of a mount.
 //!
-//! The parts: `schema` (the tables), `open` (which files are accepted), `prepare` (a RetrySpool
-//! file's first time), `reserve` (room for a full disk), `change` and `writer` (what is written, and how writes share a commit),
+//! The parts: `schema` (the tables), `factory` and `open` (which files are accepted), `prepare` (a RetrySpool
+//! file's first time), `reserve` (room for a full disk), `change`, `writer`, `pace` and `upkeep` (what is written, and how writes share a commit and the lock),
 //! `reader`, `page`, `select`, `views` and `row` (what is read), `feed` (what changed), `audit` (who changed it),
 //! `flush` (what is on the disk), `recount` and `check` (whether all of it agrees), `snapshot` (a
 //! copy of one moment), `error`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::check::Check;
-use super::locator::Progress;
 use super::{
     Ages, AuditEntry, AuditLimits, AuditLog, AuditQuery, AuditSize, Backend, ChangeFeed, Context,
-    Cursor, Error, Factory, Proposal, Result, Selected, Space, StateCounterBackend, StateInfo,
+    Cursor, Error, Proposal, Result, Selected, Space, StateCounterBackend, StateInfo,
 };
 use crate::model::{
     Filter, MessageId, MessageListOptions, MessageListResult, MessageMetadata, QueueState,
@@ -33,11 +32,13 @@ mod audit;
 mod change;
 mod check;
 mod error;
+mod factory;
 #[doc(hidden)]
 pub mod faults;
 mod feed;
 mod flush;
 mod open;
+mod pace;
 mod page;
 mod prepare;
 mod reader;
@@ -48,6 +49,7 @@ mod row;
 pub mod schema;
 mod select;
 mod snapshot;
+mod upkeep;
 mod views;
 mod writer;
 
@@ -58,92 +60,10 @@ use flush::Flusher;
 use open::{Access, Place};
 use reader::Readers;
 use recount::Walk;
-use schema::Verdict;
 use writer::Writer;
 
+pub use factory::SqliteFactory;
 pub use snapshot::compact;
-
-/// Makes stores over one SQLite file.
-///
-/// ```
-/// # let dir = tempfile::tempdir().unwrap();
-/// # let path = dir.path().join("queue.db");
-/// use retryspoolfs::backend::sqlite::SqliteFactory;
-/// use retryspoolfs::{Error, Factory};
-/// assert!(matches!(SqliteFactory::new(&path).create(), Err(Error::Missing(_))));
-/// assert!(SqliteFactory::create_if_missing(&path).create().is_ok());
-/// ```
-#[derive(Clone)]
-pub struct SqliteFactory {
-    path: PathBuf,
-    create: bool,
-    read_only: bool,
-    sync: bool,
-    repair: bool,
-    on_progress: Option<Progress>,
-}
-
-impl SqliteFactory {
-    /// Opens the spool at `path`; [`Error::Missing`] if there is none.
-    pub fn new(path: impl AsRef<Path>) -> SqliteFactory {
-        SqliteFactory {
-            path: path.as_ref().to_owned(),
-            create: false,
-            read_only: false,
-            sync: false,
-            repair: false,
-            on_progress: None,
-        }
-    }
-
-    /// Opens the spool at `path`, and makes it first, with mode 0600, if there is none.
-    pub fn create_if_missing(path: impl AsRef<Path>) -> SqliteFactory {
-        SqliteFactory {
-            create: true,
-            ..SqliteFactory::new(path)
-        }
-    }
-
-    /// Whether the store never writes, not even to prepare a file that RetrySpool made.
-    pub fn read_only(mut self, read_only: bool) -> SqliteFactory {
-        self.read_only = read_only;
-        self
-    }
-
-    /// Whether every change is on the disk when its call returns.
-    pub fn sync(mut self, sync: bool) -> SqliteFactory {
-        self.sync = sync;
-        self
-    }
-
-    /// Whether a file that lacks parts of what this program keeps in it gets them again, and is
-    /// opened. Counts may have to be taken anew then: see [`Backend::check`].
-    pub fn repair(mut self, repair: bool) -> SqliteFactory {
-        self.repair = repair;
-        self
-    }
-
-    /// Who hears how far the preparation of a file is that RetrySpool made.
-    pub fn on_progress(mut self, progress: Progress) -> SqliteFactory {
-        self.on_progress = Some(progress);
-        self
-    }
-
-    /// Opens the store, as what it is.
-    pub fn open(&self) -> Result<SqliteBackend> {
-        SqliteBackend::open(self)
-    }
-}
-
-impl Factory for SqliteFactory {
-    fn create(&self) -> Result<Box<dyn Backend>> {
-        Ok(Box::new(self.open()?))
-    }
-
-    fn name(&self) -> &'static str {
-        "sqlite"
-    }
-}
 
 /// What a store has done since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -173,58 +93,6 @@ pub struct SqliteBackend {
 }
 
 impl SqliteBackend {
-    fn open(options: &SqliteFactory) -> Result<SqliteBackend> {
-        if options.create && !options.read_only {
-            open::touch(&options.path)?;
-        }
-        let place = Place::find(&options.path)?;
-        let mut verdict = open::examine(&place)?;
-        if let (Verdict::Damaged(lost), true) = (&verdict, options.repair && !options.read_only) {
-            tracing::info!("{}: {lost} is made anew", place.path().display());
-            open::connect(&place, Access::Write { durable: true })
-                .and_then(|conn| schema::mend(&conn))
-                .map_err(error::from_sqlite)?;
-            verdict = open::examine(&place)?;
-        }
-        match &verdict {
-            Verdict::Refused(why) => {
-                let path = place.path().display();
-                return Err(Error::Unavailable(format!("{path} is not opened: {why}")));
-            }
-            Verdict::Damaged(lost) => {
-                let path = place.path().display();
-                return Err(Error::Corrupt(format!(
-                    "{path} is not opened: {lost} is missing from it; RetrySpool's table is whole, and \
-                     the rest is made again by `retryspoolfs check --repair {path}`"
-                )));
-            }
-            Verdict::Empty if !options.create || options.read_only => {
-                return Err(open::missing(place.path()));
-            }
-            Verdict::Empty | Verdict::Unprepared | Verdict::Ready => {}
-        }
-        let faults = Arc::new(Faults::default());
-        let writer = match options.read_only {
-            true => None,
-            false => Some(writer(&place, &verdict, options, &faults)?),
-        };
-        Ok(SqliteBackend {
-            readers: Readers::new(
-                place.clone(),
-                options.read_only,
-                !options.read_only || verdict == Verdict::Ready,
-            ),
-            flusher: Flusher::new(place.clone(), Arc::clone(&faults)),
-            feed: (!options.read_only || verdict == Verdict::Ready)
-                .then(|| Feed::new(place.clone(), options.read_only)),
-            place,
-            writer,
-            faults,
-            temporary: None,
-            is_open: RwLock::new(true),
-        })
-    }
-
     /// How a connection for reading alone is opened.
     fn reading(&self) -> Access {
         match &self.writer {
@@ -309,40 +177,6 @@ impl SqliteBackend {
         }
         self.readers.run_settled(ctx.deadline(), query)
     }
-}
-
-/// The writing connection, of a file that is made, prepared or brought forward as it needs.
-fn writer(
-    place: &Place,
-    verdict: &Verdict,
-    options: &SqliteFactory,
-    faults: &Arc<Faults>,
-) -> Result<Writer> {
-    let conn = open::connect(
-        place,
-        Access::Write {
-            durable: options.sync,
-        },
-    )
-    .map_err(error::from_sqlite)?;
-    if open::enable_wal(&conn)? && *verdict == Verdict::Unprepared {
-        tracing::info!(
-            "{}: the write-ahead log is turned on",
-            place.path().display()
-        );
-    }
-    match verdict {
-        Verdict::Empty => open::create(&conn).map_err(error::from_sqlite)?,
-        Verdict::Ready => schema::migrate(&conn).map_err(error::from_sqlite)?,
-        Verdict::Unprepared => prepare::prepare(&conn, options.on_progress.as_ref())?,
-        // Refused before.
-        Verdict::Refused(why) | Verdict::Damaged(why) => {
-            return Err(Error::Unavailable(why.clone()));
-        }
-    }
-    reserve::reserve(&conn, place);
-    open::sync_directory(place)?;
-    Writer::new(place.clone(), conn, Arc::clone(faults)).map_err(error::from_sqlite)
 }
 
 impl Backend for SqliteBackend {

@@ -137,7 +137,8 @@ impl Mount {
         }
         spool.release_all();
         spool.close();
-        // The kernel may end a connection whose mount has gone with this error as well.
+        // A read of the next request that meets the end of the connection gets this error in place
+        // of ENODEV, if it already had a request in its hands (the kernel's fs/fuse/dev.c).
         let aborted = |error: &io::Error| error.raw_os_error() == Some(libc::ECONNABORTED);
         let has_gone = || mounts::mounted_at(&life.mountpoint).map(|m| m.id) != life.id;
         if served.as_ref().is_err_and(aborted) && has_gone() {

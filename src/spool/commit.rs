@@ -7,7 +7,6 @@ use parking_lot::Mutex;
 use super::Spool;
 use super::caller::Process;
 use super::error::{self, Errno, Refusal, Result, Waiting};
-use super::file::in_use;
 use super::removed::Removed;
 use crate::backend::{Context, Error};
 use crate::document::updated::{self, Opened, Own, Verdict};
@@ -101,6 +100,12 @@ impl Spool {
         })?;
         Ok((stored, verdict))
     }
+}
+
+/// A message has that ID already.
+pub(super) fn in_use(found: QueueState) -> Refusal {
+    let reason = format!("the ID is in use: a message of this ID is in {found}");
+    Refusal::new(Errno::EEXIST, reason)
 }
 
 /// The refusal of a document that is not legal.

@@ -11,6 +11,7 @@ use super::aside::Creation;
 use super::attr::{Attr, Brief};
 use super::caller::{Caller, Opener};
 use super::close::Closing;
+use super::commit::in_use;
 use super::draft::Draft;
 use super::error::{self, Errno, Refusal, Result, Waiting};
 use super::handle::{Handle, Reader, Writer, WriterInner};
@@ -480,12 +481,6 @@ fn cut(mut draft: Draft, mode: OpenMode) -> Draft {
         draft.truncate(0);
     }
     draft
-}
-
-/// A message has that ID already.
-pub(super) fn in_use(found: QueueState) -> Refusal {
-    let reason = format!("the ID is in use: a message of this ID is in {found}");
-    Refusal::new(Errno::EEXIST, reason)
 }
 
 /// How a writer came to its file.

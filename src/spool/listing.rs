@@ -18,7 +18,8 @@ use super::cache::ReadAt;
 use super::caller::Caller;
 use super::error::{Refusal, Result};
 use super::handle::Handle;
-use super::inode::{Node, number_of};
+use super::inode::Node;
+use super::number::number_of;
 use super::tree::{Dir, Fixed};
 use crate::model::{MessageId, QueueState};
 

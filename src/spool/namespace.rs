@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 
 use super::Spool;
 use super::caller::Caller;
-use super::commit::{Commit, bad_document};
+use super::commit::{Commit, bad_document, in_use};
 use super::error::{self, Errno, Refusal, Result, Waiting};
-use super::file::{in_use, invalid_name};
+use super::file::invalid_name;
 use super::removed::Removed;
 use super::scratch::ScratchFile;
 use super::tree::Target;

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use super::caller::{Caller, Process};
 use super::error::{Errno, Refusal, Result};
-use super::inode::ScratchNumbers;
+use super::number::ScratchNumbers;
 use crate::model::{NAME_MAX, QueueState, Timestamp};
 
 /// The longest scratch file, in bytes.

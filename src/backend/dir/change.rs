@@ -6,6 +6,9 @@
 //! content is on the disk before it gets a name; the directories are, before a call returns.
 //! May fail: until the deciding step. After it nothing but the disk does, and says so.
 //! Must not know: the index's inside.
+//!
+//! It is long because its steps are to be compared: which of them decides, and what a crash between
+//! two leaves.
 
 use std::time::Duration;
 

@@ -8,9 +8,9 @@
 use std::time::Duration;
 
 use super::DirBackend;
-use super::compare::names;
 use super::file::{self, Look};
 use super::find::{everywhere, stats};
+use super::names::names;
 use crate::backend::check::{Check, Remedy};
 use crate::backend::{Context, Result};
 use crate::model::{MessageId, PlainName, QueueState, Timestamp};

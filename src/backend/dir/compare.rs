@@ -1,55 +1,19 @@
 //! The directories as they are, compared with what is known of them.
 //!
-//! Owns: how a directory is read, and which of its names are worth a look: those that are new, gone
-//! or marked otherwise. It is how changes are found that nothing told of.
+//! Owns: which of a directory's names are worth a look: those that are new, gone or marked
+//! otherwise. It is how changes are found that nothing told of.
 //! May fail: with [`Error`](crate::Error) when the directory can't be read.
 //! Must not know: what is under a name; whoever looks at it does.
 
-use std::ffi::OsString;
-
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{FileStat, Mode};
+use nix::sys::stat::FileStat;
 
 use super::Directory;
 use super::file::{self, mark};
-use super::place::{StateDir, failed};
+use super::names::{names, plain, times};
+use super::place::StateDir;
 use super::watch::Watch;
 use crate::backend::Result;
-use crate::model::{MessageId, PlainName, QueueState, Timestamp};
-
-/// Names in a directory.
-pub struct Names {
-    /// In order.
-    pub messages: Vec<MessageId>,
-    pub temporary: Vec<OsString>,
-    pub foreign: Vec<OsString>,
-}
-
-/// Reads the names in a directory.
-pub fn names(dir: &StateDir) -> Result<Names> {
-    let shown = |e: Errno| failed(dir.state.as_str(), &e.into());
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let again = openat(&dir.file, ".", flags, Mode::empty()).map_err(shown)?;
-    let mut listing = nix::dir::Dir::from_fd(again).map_err(shown)?;
-    let mut names = Names {
-        messages: Vec::new(),
-        temporary: Vec::new(),
-        foreign: Vec::new(),
-    };
-    for entry in listing.iter() {
-        let entry = entry.map_err(shown)?;
-        let name = std::os::unix::ffi::OsStrExt::from_bytes(entry.file_name().to_bytes());
-        match PlainName::of(name) {
-            PlainName::Message(id) => names.messages.push(id),
-            PlainName::Foreign if name != "." && name != ".." => names.foreign.push(name.into()),
-            PlainName::Temporary => names.temporary.push(name.into()),
-            PlainName::Foreign => {}
-        }
-    }
-    names.messages.sort_unstable();
-    Ok(names)
-}
+use crate::model::{MessageId, QueueState, Timestamp};
 
 impl Directory {
     /// Compares a state's directory with what is known, and takes in what differs; gives how much
@@ -124,17 +88,4 @@ impl Directory {
         }
         self.look_at_due(watch)
     }
-}
-
-/// The name that an ID was read from.
-pub fn plain(id: &MessageId) -> String {
-    // An ID that was read from a name has that name.
-    PlainName::of_id(id).unwrap_or_default()
-}
-
-/// When the directory changed last: seconds and nanoseconds.
-pub fn times(dir: &StateDir) -> Result<(i64, i64)> {
-    let stat =
-        nix::sys::stat::fstat(&dir.file).map_err(|e| failed(dir.state.as_str(), &e.into()))?;
-    Ok((stat.st_mtime, stat.st_mtime_nsec))
 }

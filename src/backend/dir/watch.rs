@@ -21,10 +21,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 use super::Directory;
-use super::compare::{names, plain, times};
 use super::file::{self, Look, mark};
 use super::find::{everywhere, stats};
 use super::index::{Entry, Index};
+use super::names::{names, plain, times};
 use super::place::{StateDir, failed};
 use super::settle::GRACE;
 use crate::backend::{Context, Error, Result};

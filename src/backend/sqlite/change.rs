@@ -5,6 +5,8 @@
 //! conflict) is an answer, and has changed nothing.
 //! Must not know: transactions, locks, threads. It runs inside whatever transaction is open, and
 //! may run again in another.
+//!
+//! It is long because all statements that write `messages` are to be read side by side.
 
 use rusqlite::{Connection, OptionalExtension, named_params};
 

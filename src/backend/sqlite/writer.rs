@@ -10,7 +10,7 @@
 use std::cell::LazyCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -21,45 +21,17 @@ use super::change::{Answer, Change};
 use super::error::{from_sqlite, is_busy, is_full};
 use super::faults::{Faults, Point};
 use super::open::Place;
+use super::pace::{self, Pace};
 use super::reserve;
+use super::upkeep::Upkeep;
 use crate::backend::{Actor, Context, Error, Result};
 
 /// How long one transaction goes on taking changes. With its commit it aims at 5 ms of write
 /// lock: RetrySpool's workers fail at once when they meet it.
 const HOLD: Duration = Duration::from_millis(4);
 
-/// The same for many changes of one caller, whose transaction gets no longer: with its commit it
-/// takes some 4 ms.
-const BULK_HOLD: Duration = Duration::from_millis(3);
-
-/// How often one caller's many changes take the lock. A writer with SQLite's busy timeout tries
-/// again 1, 3, 8, 18 and 33 ms after its first try; one of these six meets a gap of 2.5 ms that
-/// comes each 6.5 ms (and up to 7 ms, if it comes late), whenever the first try was.
-const BULK_PERIOD: Duration = Duration::from_micros(6500);
-
-/// The shortest pause between two such transactions, and the longest, which follows one that took
-/// as long.
-const GAPS: [Duration; 2] = [Duration::from_micros(2500), Duration::from_millis(10)];
-
-/// The page cache of a connection that makes many changes, in KiB: they come to each page again.
-const BULK_CACHE: i64 = 65_536;
-
 /// The longest pause between two tries for the lock.
 const LONGEST_PAUSE: Duration = Duration::from_millis(2);
-
-/// A checkpoint on the way leaves the log as it is while any reader is in it, so readers that
-/// overlap let it grow for ever. From so many pages on (16 MiB) the writer waits for them: those
-/// that begin meanwhile read the database file alone.
-const LONGEST_LOG: i64 = 4096;
-
-/// How long it waits. Nobody else can write meanwhile.
-const READERS_WAIT: Duration = Duration::from_millis(20);
-
-/// How many commits pass between two looks at the log's length.
-const LOG_EVERY: u64 = 64;
-
-/// How many commits pass between two looks at the room for a full disk.
-const ROOM_EVERY: u64 = 1024;
 
 /// The writing connection and those who wait for it.
 pub struct Writer {
@@ -69,14 +41,9 @@ pub struct Writer {
     faults: Arc<Faults>,
     commits: AtomicU64,
     operations: AtomicU64,
-    /// When the last transaction of one caller's many changes ended, and how long it took.
-    last_bulk: Mutex<Option<(Instant, Duration)>>,
-    /// Whether the connection's page cache is that of many changes.
-    widened: AtomicBool,
-    /// How many commits there were when the room for a full disk was last looked at.
-    room_checked: AtomicU64,
-    /// The same for the log's length.
-    log_checked: AtomicU64,
+    /// Of one caller's many changes.
+    pace: Pace,
+    upkeep: Upkeep,
 }
 
 #[derive(Default)]
@@ -116,7 +83,7 @@ impl Ticket {
 
     /// How long a transaction may have taken already to go on with this change.
     fn hold(&self) -> Duration {
-        if self.is_bulk { BULK_HOLD } else { HOLD }
+        if self.is_bulk { pace::HOLD } else { HOLD }
     }
 
     fn set(&self, slot: Slot) {
@@ -145,10 +112,8 @@ impl Writer {
             faults,
             commits: AtomicU64::new(0),
             operations: AtomicU64::new(0),
-            last_bulk: Mutex::default(),
-            widened: AtomicBool::new(false),
-            room_checked: AtomicU64::new(0),
-            log_checked: AtomicU64::new(0),
+            pace: Pace::default(),
+            upkeep: Upkeep::default(),
         })
     }
 
@@ -241,7 +206,7 @@ impl Writer {
         // Passes the lead on whatever happens below.
         let _lead = Lead(self);
         if own.is_bulk {
-            self.leave_a_gap();
+            self.pace.leave_a_gap();
         }
         let connection = self.connection.lock();
         let Some(conn) = connection.as_ref() else {
@@ -250,11 +215,8 @@ impl Writer {
         if let Err(e) = self.place.check() {
             return self.refuse(&e);
         }
-        if own.is_bulk && !self.widened.swap(true, Relaxed) {
-            let widened = conn.pragma_update(None, "cache_size", -BULK_CACHE);
-            if let Err(e) = widened {
-                tracing::debug!("a larger page cache: {e}");
-            }
+        if own.is_bulk {
+            self.pace.widen(conn);
         }
         let mut pause = Duration::from_micros(50);
         loop {
@@ -274,21 +236,8 @@ impl Writer {
             }
         }
         self.transaction(conn);
-        self.bound_log(conn);
-        self.keep_room(conn);
-    }
-
-    /// Lets other processes have the lock between two transactions of many changes.
-    fn leave_a_gap(&self) {
-        if let Some((ended, held)) = *self.last_bulk.lock() {
-            let [shortest, longest] = GAPS;
-            let rest = BULK_PERIOD.saturating_sub(held);
-            let gap = match rest < shortest {
-                true => held.clamp(shortest, longest),
-                false => rest,
-            };
-            std::thread::sleep(gap.saturating_sub(ended.elapsed()));
-        }
+        self.upkeep
+            .after(self.commits.load(Relaxed), conn, &self.place);
     }
 
     /// Answers those whose time is up.
@@ -354,7 +303,7 @@ impl Writer {
             }
         }
         if batch.0.iter().any(|(ticket, _)| ticket.is_bulk) {
-            *self.last_bulk.lock() = Some((Instant::now(), start.elapsed()));
+            self.pace.ended(start.elapsed());
         }
     }
 
@@ -404,40 +353,6 @@ impl Writer {
         conn.prepare_cached("COMMIT")?.execute([])?;
         self.commits.fetch_add(1, Relaxed);
         Ok(())
-    }
-
-    /// Looks now and then whether the log has become too long, and lets it begin anew.
-    fn bound_log(&self, conn: &Connection) {
-        let commits = self.commits.load(Relaxed);
-        if commits < self.log_checked.load(Relaxed) + LOG_EVERY {
-            return;
-        }
-        self.log_checked.store(commits, Relaxed);
-        let bounded = || {
-            // It only tells.
-            let pages: i64 = conn
-                .prepare_cached("PRAGMA wal_checkpoint(NOOP)")?
-                .query_row([], |row| row.get(1))?;
-            if pages <= LONGEST_LOG {
-                return Ok(());
-            }
-            conn.busy_timeout(READERS_WAIT)?;
-            let checkpoint = conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
-            conn.busy_timeout(Duration::ZERO)?;
-            checkpoint
-        };
-        if let Err(e) = bounded() {
-            tracing::debug!("checkpoint of a long log: {e}");
-        }
-    }
-
-    /// Looks now and then whether the room for a full disk is still there.
-    fn keep_room(&self, conn: &Connection) {
-        let commits = self.commits.load(Relaxed);
-        if commits >= self.room_checked.load(Relaxed) + ROOM_EVERY {
-            self.room_checked.store(commits, Relaxed);
-            reserve::reserve(conn, &self.place);
-        }
     }
 
     /// The shared transaction died: each change gets one of its own. A lone one had it, with the
