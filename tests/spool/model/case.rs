@@ -31,6 +31,11 @@ impl Case {
 
     /// The store holds what the model says, and each Updated grew where something changed.
     pub fn check(&mut self, op: &Op) {
+        if DIRECTORY {
+            // A listing takes in what the kernel has told so far. A message that is stored and removed
+            // before anybody looks leaves no trace, and then is not known to have been there.
+            self.m.list(Hold);
+        }
         for (id, name) in NAMES.iter().enumerate() {
             let found = self.m.stored(name).map(|stored| Message {
                 state: stored.state,
