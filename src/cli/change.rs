@@ -1,5 +1,6 @@
 //! What `move`, `hold`, `delete` and their like have in common: which messages, how, and the run.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::io::BufRead;
 use std::os::unix::ffi::OsStrExt;
@@ -81,6 +82,11 @@ impl Source {
                 .and_then(|word| QueueState::from_str(word).ok())
         };
         let states: Vec<QueueState> = words.iter().filter_map(state).collect();
+        // A word among states, or beside a filter, that is a state misspelt.
+        let misspelt = || {
+            let others = words.iter().filter(|word| state(word).is_none());
+            others.map(|word| word.to_string_lossy()).find_map(meant)
+        };
         let source = match (words, command.only) {
             ([], Some(only)) => Source::States(vec![only]),
             ([], None) => {
@@ -94,10 +100,11 @@ impl Source {
                 Source::Ids(words.iter().map(|w| id(w)).collect::<Result<_, _>>()?)
             }
             _ => {
-                return Err(Failure::usage(format!(
-                    "{name}: give either states or IDs; an ID that is called {} goes to standard input",
+                let why = misspelt().unwrap_or(format!(
+                    "give either states or IDs; an ID that is called {} goes to standard input",
                     states[0]
-                )));
+                ));
+                return Err(Failure::usage(format!("{name}: {why}")));
             }
         };
         match &source {
@@ -116,9 +123,10 @@ impl Source {
             }
             Source::Ids(_) | Source::Input => {
                 if !options.filters.now().is_empty() {
-                    return Err(Failure::usage(format!(
-                        "{name}: a filter chooses from a state; give a state in place of IDs"
-                    )));
+                    let why = misspelt().unwrap_or(
+                        "a filter chooses from a state; give a state in place of IDs".to_owned(),
+                    );
+                    return Err(Failure::usage(format!("{name}: {why}")));
                 }
             }
         }
@@ -129,6 +137,35 @@ impl Source {
         }
         Ok(source)
     }
+
+    /// Refuses all of it where an ID that nobody has is a state misspelt: the other words may be
+    /// as wrong.
+    fn check(&self, name: &str, store: &dyn Backend) -> Result<(), Failure> {
+        let Source::Ids(ids) = self else {
+            return Ok(());
+        };
+        for id in ids {
+            if let Some(why) = meant(id.as_str().into())
+                && matches!(store.get(&super::place::ctx(), id), Ok(None))
+            {
+                return Err(Failure::usage(format!(
+                    "{name}: no message has the ID {:?}, and {why}",
+                    id.as_str()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// That a word is no state, and which one it may be meant to be; nothing for a word like no state.
+fn meant(word: Cow<str>) -> Option<String> {
+    // What Postfix calls all messages.
+    if word.eq_ignore_ascii_case("all") {
+        return Some("for all messages name the states that they are in".to_owned());
+    }
+    QueueState::meant_by(&word)?;
+    QueueState::from_str(&word).err()
 }
 
 /// An ID as it is typed; or a path that ends in a state's directory and a message's file name.
@@ -169,6 +206,7 @@ pub fn run(place: &Place, command: Command) -> Result<ExitCode, Failure> {
         true => place.look()?,
         false => place.change()?,
     };
+    source.check(command.name, &*store)?;
     let mut work = Work::begin(command.name, command.past)?;
     let stop = work.interrupt.flag();
     let job = Job {

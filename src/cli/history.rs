@@ -1,5 +1,6 @@
 //! `retryspoolfs history`: the audit log, and how long it is kept.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::Failure;
 use super::change::id;
-use super::output::{Output, printable};
+use super::output::{Output, complain, printable};
 use super::place::{self, Place};
 use crate::backend::{AuditEntry, AuditLimits, AuditLog, AuditQuery, Backend};
 use crate::model::{MessageId, QueueState, Timestamp, When, parse_duration};
@@ -126,6 +127,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let query = arguments.selectors.query(&ids);
     let mut out = Output::new();
     let mut after = 0;
+    let mut unheard: HashSet<&MessageId> = ids.iter().collect();
     loop {
         let page = log
             .entries(&place::ctx(), &query, after, AT_ONCE)
@@ -135,6 +137,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             if !ids.is_empty() && !ids.contains(&entry.change.id) {
                 continue;
             }
+            unheard.remove(&entry.change.id);
             let line = match arguments.json {
                 true => json(log, entry).map_err(failed)?,
                 false => text(entry),
@@ -146,6 +149,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
     }
     out.end()?;
+    for id in ids.iter().filter(|id| unheard.contains(id)) {
+        complain(&format!(
+            "history {id}: the audit log has no such change of it"
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

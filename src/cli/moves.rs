@@ -97,15 +97,14 @@ pub struct Release {
 impl Move {
     pub fn run(&self) -> Result<ExitCode, Failure> {
         let (place, words) = Place::split(&self.words)?;
-        let to = words.split_last().and_then(|(to, words)| {
-            let to = to.to_str().map(QueueState::from_str)?;
-            Some((to.ok()?, words))
-        });
-        let Some((to, words)) = to else {
-            return Err(Failure::usage(
-                "move: where to? The last word is the state: incoming, active, deferred, hold, bounce or archived",
-            ));
+        let Some((to, words)) = words.split_last() else {
+            return Err(Failure::usage("move: which messages, and where to?"));
         };
+        let to = QueueState::from_str(&to.to_string_lossy()).map_err(|why| {
+            Failure::usage(format!(
+                "move: where to? The last word is the state, and {why}"
+            ))
+        })?;
         if to == QueueState::Active && !self.options.active() {
             return Err(Failure::usage(
                 "move: a message that is moved to active waits for a worker's restart; --active does it all the same",

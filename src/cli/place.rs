@@ -104,6 +104,12 @@ fn divide(
         (None, None) => Err(Failure::usage(format!(
             "which spool? Name it, or set {VARIABLE}; see --help"
         ))),
+        (Some((first, _)), None) if is_state(first) && !is_file(first) => {
+            Err(Failure::usage(format!(
+                "which spool? {first} is a state: name the spool before it, or set {VARIABLE}",
+                first = first.display()
+            )))
+        }
         (Some((first, rest)), None) => Ok((first.clone(), rest)),
         (Some((first, rest)), Some(_)) if looks_like_a_spool(first) => Ok((first.clone(), rest)),
         // In a mount the states are directories, and are meant as states all the same.
@@ -138,13 +144,7 @@ pub fn states(words: &[OsString]) -> Result<Vec<QueueState>, Failure> {
     if words.is_empty() {
         return Ok(QueueState::ALL.to_vec());
     }
-    let state = |word: &OsString| match word.to_str().map(str::parse) {
-        Some(Ok(state)) => Ok(state),
-        _ => Err(Failure::usage(format!(
-            "{:?} is no state: there are incoming, active, deferred, hold, bounce and archived",
-            word.display().to_string()
-        ))),
-    };
+    let state = |word: &OsString| word.to_string_lossy().parse().map_err(Failure::usage);
     words.iter().map(state).collect()
 }
 
@@ -192,6 +192,8 @@ mod tests {
         for (words, variable, expected) in [
             (&["q.db", "a"][..], None, found("q.db", &["a"])),
             (&["here.db"], None, found("here.db", &[])),
+            (&["hold"], None, None),
+            (&["deferred"], None, found("deferred", &[])),
             (&[], None, None),
             (&[], Some("/q"), found("/q", &[])),
             (&["hold"], Some("/q"), found("/q", &["hold"])),

@@ -8,6 +8,7 @@ use clap::Args;
 use super::Failure;
 use super::output::{Output, complain, json};
 use super::place::{self, Place};
+use crate::model::QueueState;
 
 /// Print messages: their documents, as the files of a mount hold them.
 ///
@@ -42,7 +43,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             }
             Err(error) => {
                 out.flush()?;
-                complain(&format!("show {id}: {error}"));
+                let hint = match id.as_str().parse::<QueueState>() {
+                    Ok(state) => {
+                        format!("; its name is a state's: retryspoolfs list SPOOL {state}")
+                    }
+                    Err(_) => String::new(),
+                };
+                complain(&format!("show {id}: {error}{hint}"));
             }
         }
     }

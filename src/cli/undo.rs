@@ -77,6 +77,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             "{id}: change {seq} is not undone: somebody else changed the message after it"
         ));
     }
+    for id in &ids {
+        if !plan.steps.iter().any(|step| step.id == *id) {
+            tally.skipped += 1;
+            work.left_alone(&format!("{id}: the audit log has no such change of it"));
+        }
+    }
     if dry_run {
         return preview(&*store, log, &plan, &mut work, tally);
     }

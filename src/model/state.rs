@@ -62,6 +62,30 @@ impl QueueState {
             QueueState::Archived => "archived",
         }
     }
+
+    /// The state that somebody means who wrote this: its name in any case, as a directory's path,
+    /// shortened to three letters or more, or with some letters wrong; none with a digit in it.
+    ///
+    /// ```
+    /// use retryspoolfs::QueueState;
+    /// assert_eq!(QueueState::meant_by("defered"), Some(QueueState::Deferred));
+    /// assert_eq!(QueueState::meant_by("/mnt/queue/Hold/"), Some(QueueState::Hold));
+    /// assert_eq!(QueueState::meant_by("msg-1"), None);
+    /// ```
+    pub fn meant_by(written: &str) -> Option<QueueState> {
+        let path = written.trim_end_matches('/');
+        let name = path.rsplit('/').next().unwrap_or(path).to_lowercase();
+        if name.contains(|c: char| c.is_ascii_digit()) {
+            return None;
+        }
+        let is_meant = |state: &QueueState| {
+            let whole = state.as_str();
+            // One letter in four may be wrong.
+            let wrong = strsim::osa_distance(&name, whole);
+            wrong <= whole.len() / 4 || (name.len() >= 3 && whole.starts_with(&name))
+        };
+        QueueState::ALL.into_iter().find(is_meant)
+    }
 }
 
 impl fmt::Display for QueueState {
@@ -79,7 +103,36 @@ impl FromStr for QueueState {
             .find(|state| state.as_str() == name)
             .ok_or_else(|| {
                 let names = QueueState::ALL.map(QueueState::as_str).join(", ");
-                format!("no state is called {name:?}: there are {names}")
+                let meant = QueueState::meant_by(name);
+                let meant = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
+                format!("no state is called {name:?}: there are {names}{meant}")
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_meant_is_found() {
+        for (written, meant) in [
+            ("hlod", QueueState::Hold),
+            ("held", QueueState::Hold),
+            ("HOLD", QueueState::Hold),
+            ("def", QueueState::Deferred),
+            ("deffered", QueueState::Deferred),
+            ("deferd", QueueState::Deferred),
+            ("./deferred/", QueueState::Deferred),
+            ("bounced", QueueState::Bounce),
+            ("incomming", QueueState::Incoming),
+            ("archive", QueueState::Archived),
+            ("actve", QueueState::Active),
+        ] {
+            assert_eq!(QueueState::meant_by(written), Some(meant), "{written}");
+        }
+        for written in ["", "/", "de", "hello", "deferred-1", "hold/x", "queue"] {
+            assert_eq!(QueueState::meant_by(written), None, "{written}");
+        }
     }
 }

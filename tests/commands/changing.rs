@@ -490,6 +490,55 @@ fn messages_are_named_in_many_ways() {
 }
 
 #[test]
+fn a_misspelt_state_is_no_id() {
+    let spool = Spool::with([message("a", Deferred), message("held", Deferred)]);
+    let before = spool.rows();
+    for (command, said) in [
+        ("hold $SPOOL defered", "no message has the ID \"defered\""),
+        ("hold $SPOOL defered", "did you mean deferred?"),
+        ("hold $SPOOL defered -n", "did you mean deferred?"),
+        ("hold $SPOOL Deferred/ --yes", "did you mean deferred?"),
+        // The rest of the words is not begun.
+        ("delete $SPOOL a defered", "did you mean deferred?"),
+        ("delete $SPOOL incoming defered", "did you mean deferred?"),
+        (
+            "delete $SPOOL defered --error 451*",
+            "did you mean deferred?",
+        ),
+        ("delete $SPOOL held --error 451*", "did you mean hold?"),
+        ("delete $SPOOL ALL", "name the states that they are in"),
+        ("move $SPOOL defered bounce", "did you mean deferred?"),
+        ("move $SPOOL deferred bouce", "did you mean bounce?"),
+        ("requeue $SPOOL bounced", "did you mean bounce?"),
+        ("release $SPOOL hlod", "did you mean hold?"),
+        ("flush $SPOOL defer", "did you mean deferred?"),
+        (
+            "postpone $SPOOL deffered --for 1h",
+            "did you mean deferred?",
+        ),
+        ("set $SPOOL defered Priority=1", "did you mean deferred?"),
+        ("put $SPOOL --state hlod", "did you mean hold?"),
+        ("list $SPOOL defered", "did you mean deferred?"),
+        ("age $SPOOL defered", "did you mean deferred?"),
+        ("reasons $SPOOL defered", "did you mean deferred?"),
+        ("export $SPOOL defered", "did you mean deferred?"),
+        ("hold deferred", "which spool? deferred is a state"),
+    ] {
+        ends(&spool.bash(&format!("$PROGRAM {command}")), 2, said);
+        assert_eq!(spool.rows(), before, "{command}");
+    }
+    // An ID that is like a state, and one like none.
+    ends(&spool.bash("$PROGRAM hold $SPOOL held"), 0, "1 message ");
+    ends(
+        &spool.bash("printf 'defered' | $PROGRAM hold $SPOOL -"),
+        1,
+        "defered: no message has this ID",
+    );
+    let shown = spool.bash("$PROGRAM show $SPOOL deferred");
+    shown.fails("its name is a state's: retryspoolfs list SPOOL deferred");
+}
+
+#[test]
 fn retries_are_scattered_and_attempts_begin_anew() {
     let spool = Spool::with((0..60).map(|n| message(&name(n), Bounce)));
     let before = Timestamp::now();

@@ -141,6 +141,22 @@ fn several_changes_of_one_message_are_undone_together() {
 }
 
 #[test]
+fn an_id_without_such_a_change_is_told() {
+    let spool = three();
+    done(spool.bash("$PROGRAM hold $SPOOL a"), "1 message");
+    let nobody = "deferred: the audit log has no such change of it";
+    let output = spool.bash("$PROGRAM undo $SPOOL deferred");
+    assert_eq!(output.status.code(), Some(1), "{output:#?}");
+    output.fails(&format!("undo {nobody}"));
+    let output = spool.bash("$PROGRAM history $SPOOL a deferred");
+    assert!(output.status.success() && output.stdout.lines().count() == 1);
+    assert_eq!(output.stderr, format!("retryspoolfs: history {nobody}\n"));
+    let output = spool.bash("$PROGRAM undo $SPOOL a deferred");
+    assert_eq!(output.status.code(), Some(3), "{output:#?}");
+    assert_eq!(spool.state("a"), Some(Deferred));
+}
+
+#[test]
 fn an_undo_is_undone() {
     let spool = three();
     spool.bash(
