@@ -26,6 +26,10 @@ const EVERY: Duration = Duration::from_millis(200);
 /// milliseconds.
 const LOOK_UP: u8 = 200;
 
+/// How long nothing has to come to be called a pause, in milliseconds: a program that writes on has
+/// written by then.
+const PAUSE: u8 = 20;
+
 /// A line on standard error that is written over and over, where that is a terminal.
 pub struct Progress {
     verb: &'static str,
@@ -125,7 +129,16 @@ impl Interrupt {
         Ok(BufReader::new(Input {
             file: io::stdin().as_fd().try_clone_to_owned()?.into(),
             stop: self.flag(),
+            pauses: Pauses::Waited,
         }))
+    }
+
+    /// The same, for one who has something to do while nothing comes: then a read fails with
+    /// [`io::ErrorKind::WouldBlock`], once a pause, and the next one waits for what comes then.
+    pub fn input_with_pauses(&self) -> io::Result<BufReader<Input>> {
+        let mut input = self.input()?;
+        input.get_mut().pauses = Pauses::Told;
+        Ok(input)
     }
 }
 
@@ -133,15 +146,40 @@ impl Interrupt {
 pub struct Input {
     file: File,
     stop: Arc<AtomicBool>,
+    pauses: Pauses,
+}
+
+/// What a reader hears of a pause.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pauses {
+    /// Nothing.
+    Waited,
+    /// The next one is told.
+    Told,
+    /// This one was told.
+    Known,
 }
 
 impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while !self.stop.load(Ordering::Relaxed) {
             let mut input = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut input, LOOK_UP) {
+            let (wait, is_told) = match self.pauses {
+                Pauses::Told => (PAUSE, true),
+                Pauses::Waited | Pauses::Known => (LOOK_UP, false),
+            };
+            match poll(&mut input, wait) {
+                Ok(0) if is_told => {
+                    self.pauses = Pauses::Known;
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
                 Ok(0) | Err(Errno::EINTR) => {}
-                Ok(_) => return self.file.read(buffer),
+                Ok(_) => {
+                    if self.pauses == Pauses::Known {
+                        self.pauses = Pauses::Told;
+                    }
+                    return self.file.read(buffer);
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -15,8 +16,9 @@ use crate::document::Document;
 use crate::model::{MessageId, QueueState};
 use crate::operate::{self, Documents, NoDocument, Offer, Tally};
 
-/// How many documents are stored together.
+/// How many documents are stored together, and for how long the first of them waits for more.
 const AT_ONCE: usize = 250;
+const WAITS: Duration = Duration::from_millis(100);
 
 /// Store documents: from files, or from standard input, which is "-" or no file at all.
 ///
@@ -24,7 +26,8 @@ const AT_ONCE: usize = 250;
 /// (as in a mount); a file may hold any number. Each is stored in the state that it names; a
 /// message that is there already is changed, and moved if need be. A document whose Updated
 /// is older than the stored one is refused: somebody changed the message after this copy was
-/// made. The exit code tells what came of it, which a shell's "> hold/x.json" can't.
+/// made. The exit code tells what came of it, which a shell's "> hold/x.json" can't. What comes
+/// slowly, by a pipe that stays open, is stored as it comes.
 #[derive(Args, Debug)]
 #[command(
     override_usage = "retryspoolfs put [OPTIONS] SPOOL [FILE]...",
@@ -79,7 +82,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut error = None;
     for file in files {
         let done = match file == "-" {
-            true => match putting.work.interrupt.input() {
+            true => match putting.work.interrupt.input_with_pauses() {
                 Ok(input) => putting.stream("standard input", input),
                 Err(why) => {
                     putting.refused("standard input", &why.to_string());
@@ -109,22 +112,29 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 impl Putting<'_> {
-    /// Stores a stream's documents; what is none of them is told and passed over.
+    /// Stores a stream's documents, also while whoever writes it pauses; what is none of them is
+    /// told and passed over.
     fn stream(&mut self, name: &str, reader: impl BufRead) -> crate::backend::Result<()> {
         let mut batch = Vec::new();
+        let mut since = Instant::now();
         for read in Documents::of(reader) {
             if !self.work.interrupt.going() {
                 return Ok(());
             }
+            if batch.is_empty() {
+                since = Instant::now();
+            }
+            let mut is_pause = false;
             match read {
                 Ok(document) => batch.push(document),
+                Err(NoDocument::Pause) => is_pause = true,
                 Err(NoDocument::Refused(why)) => self.refused(name, &why),
                 Err(NoDocument::Io(why)) => {
                     self.refused(name, &why.to_string());
                     break;
                 }
             }
-            if batch.len() == AT_ONCE {
+            if is_pause || batch.len() == AT_ONCE || since.elapsed() >= WAITS {
                 self.store(&std::mem::take(&mut batch))?;
             }
         }
@@ -140,6 +150,9 @@ impl Putting<'_> {
     }
 
     fn store(&mut self, batch: &[(MessageId, Document)]) -> crate::backend::Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         let ctx = self.work.ctx();
         let offers = operate::offer(self.store, &ctx, self.state, batch, self.write)?;
         for ((id, _), offer) in batch.iter().zip(offers) {

@@ -16,6 +16,11 @@ pub struct Documents<R> {
     reader: R,
     /// Lines read so far.
     line: usize,
+    /// The document under way, as far as it is read; and how much of it is whole lines.
+    text: Vec<u8>,
+    whole: usize,
+    /// The line that it begins in.
+    first: usize,
 }
 
 /// Why a stream has no document there.
@@ -24,6 +29,9 @@ pub enum NoDocument {
     /// The text is none; the next one may be.
     #[error("{0}")]
     Refused(String),
+    /// Nothing comes just now: the reader said [`io::ErrorKind::WouldBlock`]. More may come.
+    #[error("more may come")]
+    Pause,
     /// The stream can't be read on.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -32,7 +40,20 @@ pub enum NoDocument {
 impl<R: BufRead> Documents<R> {
     /// The documents of this stream.
     pub fn of(reader: R) -> Documents<R> {
-        Documents { reader, line: 0 }
+        Documents {
+            reader,
+            line: 0,
+            text: Vec::new(),
+            whole: 0,
+            first: 0,
+        }
+    }
+
+    /// Forgets the document under way, and gives its first line.
+    fn forget(&mut self) -> usize {
+        self.whole = 0;
+        self.text.clear();
+        std::mem::take(&mut self.first)
     }
 }
 
@@ -40,38 +61,44 @@ impl<R: BufRead> Iterator for Documents<R> {
     type Item = Result<(MessageId, Document), NoDocument>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut text = Vec::new();
-        let mut first = 0;
         loop {
             // No longer than a document may be, and what shows that it is.
-            let before = text.len();
-            let room = (document::MAX_LEN + 2).saturating_sub(before) as u64;
-            match io::Read::take(&mut self.reader, room).read_until(b'\n', &mut text) {
+            let room = (document::MAX_LEN + 2).saturating_sub(self.text.len()) as u64;
+            match io::Read::take(&mut self.reader, room).read_until(b'\n', &mut self.text) {
                 Ok(_) => {}
+                // What was read of the line stays.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Some(Err(NoDocument::Pause));
+                }
                 Err(error) => return Some(Err(error.into())),
             }
-            let at_end = text.len() == before;
+            let before = std::mem::replace(&mut self.whole, self.text.len());
+            let at_end = self.text.len() == before;
             self.line += usize::from(!at_end);
-            if text.trim_ascii().is_empty() {
+            if self.text.trim_ascii().is_empty() {
                 if at_end {
                     return None;
                 }
-                text.clear();
+                self.forget();
                 continue;
             }
-            if first == 0 {
-                first = self.line;
+            if self.first == 0 {
+                self.first = self.line;
             }
             // No document ends before a brace does.
             let may_be_whole =
-                text.trim_ascii_end().ends_with(b"}") || text.len() > document::MAX_LEN;
+                self.text.trim_ascii_end().ends_with(b"}") || self.text.len() > document::MAX_LEN;
             if !may_be_whole && !at_end {
                 continue;
             }
-            match document::parse_any(&text) {
-                Ok(read) => return Some(Ok(read)),
+            match document::parse_any(&self.text) {
+                Ok(read) => {
+                    self.forget();
+                    return Some(Ok(read));
+                }
                 Err(problem) if problem.incomplete && !at_end => {}
                 Err(mut problem) => {
+                    let first = self.forget();
                     let at = match problem.line {
                         0 => first,
                         line => first + line - 1,
@@ -226,6 +253,50 @@ mod tests {
             read(&format!("{laid_out}{laid_out}{{\"ID\":\"b\"}}\n")),
             ["a", "a", "b"]
         );
+    }
+
+    /// Pieces, with a pause after each.
+    struct Slow(Vec<&'static str>);
+
+    impl io::Read for Slow {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let Some(piece) = self.0.pop() else {
+                return Ok(0);
+            };
+            if piece.is_empty() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            buffer[..piece.len()].copy_from_slice(piece.as_bytes());
+            Ok(piece.len())
+        }
+    }
+
+    #[test]
+    fn a_pause_loses_nothing() {
+        let pieces = [
+            "{\"ID\":\"a\"}\n{\"I",
+            "",
+            "D\":",
+            "",
+            "\"b\"}",
+            "",
+            "\n{\n",
+            "",
+            "\"ID\":\"c\"",
+            "",
+            "}\n\n{\"ID\":1",
+            "",
+        ];
+        let slow = Slow(pieces.into_iter().rev().collect());
+        let found = Documents::of(io::BufReader::new(slow)).map(|read| match read {
+            Ok((id, _)) => id.to_string(),
+            Err(NoDocument::Pause) => "-".to_owned(),
+            Err(error) => error.to_string(),
+        });
+        let found: Vec<String> = found.collect();
+        let (last, before) = found.split_last().unwrap();
+        assert_eq!(before, ["a", "-", "-", "-", "b", "-", "-", "c", "-"]);
+        assert!(last.starts_with("line 6: "), "{last}");
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Documents from outside.
 
+use std::fs::File;
+use std::io::Write;
+
 use retryspoolfs::QueueState::{Bounce, Deferred, Hold, Incoming};
 
-use crate::support::{Spool, eventually, message};
+use crate::support::{Output, Script, Spool, eventually, message};
 
 #[test]
 fn documents_are_stored_changed_and_refused() {
@@ -82,26 +85,114 @@ fn files_of_a_mount_are_put_as_they_are() {
     assert_eq!(spool.rows(), before);
 }
 
+/// A pipe that stays open, as a shell's that another program writes to, with `put` at its end.
+struct Pipe {
+    put: Script,
+    end: File,
+}
+
+impl Pipe {
+    fn open(spool: &Spool) -> Pipe {
+        let script = "mkfifo $WORK/in; exec $PROGRAM put $SPOOL < $WORK/in";
+        let put = spool.start_in(&["bash"], script, spool.dir());
+        let path = spool.work().join("in");
+        eventually("the pipe is there", || path.exists());
+        let end = File::options().write(true).open(path).unwrap();
+        Pipe { put, end }
+    }
+
+    fn write(&mut self, text: &str) {
+        self.end.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: the script was not waited for, so the process is there.
+        unsafe { libc::kill(self.put.pid(), signal) };
+    }
+
+    /// No more comes.
+    fn close(self) -> Output {
+        drop(self.end);
+        self.put.wait()
+    }
+}
+
+#[test]
+fn what_comes_slowly_is_stored_as_it_comes() {
+    let spool = Spool::new();
+    let mut pipe = Pipe::open(&spool);
+    let is_stored = |id: &str| eventually(id, || spool.state(id).is_some());
+    pipe.write("{\"ID\":\"a\"}\n");
+    is_stored("a");
+    // A document in the middle keeps nobody waiting, and is none yet.
+    pipe.write("{\"ID\":\"b\"}\n{\n  \"ID\":");
+    is_stored("b");
+    pipe.write("\"c\"\n}\n");
+    is_stored("c");
+    let output = pipe.close();
+    assert_eq!(output.status.code(), Some(0), "{output:#?}");
+    assert!(
+        output.stderr.starts_with("3 messages stored\n"),
+        "{output:#?}"
+    );
+}
+
 /// Interrupted while more may come: what it said is stored, and nothing else.
 #[test]
 fn a_put_is_interrupted_and_goes_on() {
     let spool = Spool::new();
-    let many = "seq -f '{\"ID\":\"m%g\"}' 400 > $WORK/many";
-    spool.bash(many).ok();
-    let script = "mkfifo $WORK/in; exec 3<> $WORK/in; cat $WORK/many >&3; exec $PROGRAM put $SPOOL < $WORK/in";
-    let script = spool.start_in(&["bash"], script, spool.dir());
-    eventually("it has begun", || spool.count(Incoming) > 0);
-    // SAFETY: the script was not waited for, so the process is there.
-    unsafe { libc::kill(script.pid(), libc::SIGINT) };
-    let output = script.wait();
+    let mut pipe = Pipe::open(&spool);
+    let lines = |ids: std::ops::Range<u32>| -> String {
+        ids.map(|n| format!("{{\"ID\":\"m{n}\"}}\n")).collect()
+    };
+    pipe.write(&lines(0..300));
+    eventually("it has begun", || spool.count(Incoming) == 300);
+    pipe.write("{\"ID\":");
+    pipe.signal(libc::SIGINT);
+    let output = pipe.put.wait();
     assert_eq!(output.status.code(), Some(130), "{output:#?}");
-    let stored = spool.count(Incoming);
-    assert!(stored < 400, "{output:#?}");
-    let said = format!("put: interrupted: {stored} messages stored");
-    assert!(output.stderr.contains(&said), "{said}: {output:#?}");
+    let said = "put: interrupted: 300 messages stored";
+    assert!(output.stderr.contains(said), "{output:#?}");
+    assert_eq!(spool.count(Incoming), 300);
     // Again, and it does the rest.
+    std::fs::write(spool.work().join("many"), lines(0..400)).unwrap();
     let output = spool.bash("$PROGRAM put $SPOOL $WORK/many");
-    let said = format!("{} messages stored; {stored} needed nothing", 400 - stored);
-    assert!(output.stderr.starts_with(&said), "{said}: {output:#?}");
+    let said = "100 messages stored; 300 needed nothing";
+    assert!(output.stderr.starts_with(said), "{output:#?}");
     assert_eq!(spool.count(Incoming), 400);
+}
+
+/// Another writer changes a message after `put` has looked at it and before it has the lock.
+#[test]
+fn a_put_loses_a_race() {
+    let spool = Spool::with([message("a", Deferred)]);
+    let mut pipe = Pipe::open(&spool);
+    pipe.write("{\"ID\":\"first\"}\n");
+    eventually("it is at work", || spool.state("first").is_some());
+    let sql = spool.sql();
+    let other = "BEGIN IMMEDIATE;
+        UPDATE messages SET attempts = 7, updated = updated + 1 WHERE id = 'a';
+        INSERT INTO messages (id, state, attempts, max_attempts, next_retry, created, updated,
+                              last_error, size, priority, headers)
+            VALUES ('new', 3, 1, 10, 0, 0, 0, 'a worker''s', 1, 5, '{}')";
+    sql.execute_batch(other).unwrap();
+    pipe.write("{\"ID\":\"a\",\"Priority\":1}\n{\"ID\":\"new\"}\n{\"ID\":\"last\"}\n");
+    let at = format!("/proc/{}/wchan", pipe.put.pid());
+    eventually("it waits for the lock", || {
+        std::fs::read_to_string(&at).is_ok_and(|at| at.contains("sleep"))
+    });
+    sql.execute_batch("COMMIT").unwrap();
+    let output = pipe.close();
+    assert_eq!(output.status.code(), Some(3), "{output:#?}");
+    for said in [
+        "put a: the message was changed meanwhile",
+        "put new: the ID is in use: a message of this ID is in hold",
+        "2 messages stored; 2 left alone",
+    ] {
+        assert!(output.stderr.contains(said), "{said}: {output:#?}");
+    }
+    let a = spool.get("a").unwrap();
+    assert_eq!((a.attempts, a.priority), (7, 5));
+    assert_eq!(spool.get("new").unwrap().last_error, "a worker's");
+    assert!(spool.state("last").is_some());
 }
