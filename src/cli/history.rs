@@ -127,14 +127,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let query = arguments.selectors.query(&ids);
     let mut out = Output::new();
     let mut after = 0;
-    let mut unheard: HashSet<&MessageId> = ids.iter().collect();
+    let wanted: HashSet<&MessageId> = ids.iter().collect();
+    let mut unheard = wanted.clone();
     loop {
         let page = log
             .entries(&place::ctx(), &query, after, AT_ONCE)
             .map_err(failed)?;
         for entry in &page {
             after = entry.change.seq;
-            if !ids.is_empty() && !ids.contains(&entry.change.id) {
+            if !wanted.is_empty() && !wanted.contains(&entry.change.id) {
                 continue;
             }
             unheard.remove(&entry.change.id);

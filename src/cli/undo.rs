@@ -1,5 +1,6 @@
 //! `retryspoolfs undo`.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -77,8 +78,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             "{id}: change {seq} is not undone: somebody else changed the message after it"
         ));
     }
+    let known: HashSet<&MessageId> = plan.steps.iter().map(|step| &step.id).collect();
     for id in &ids {
-        if !plan.steps.iter().any(|step| step.id == *id) {
+        if !known.contains(id) {
             tally.skipped += 1;
             work.left_alone(&format!("{id}: the audit log has no such change of it"));
         }

@@ -69,6 +69,7 @@ impl Plan {
         ids: &[MessageId],
         ctx: impl Fn() -> Context,
     ) -> Result<Plan, Error> {
+        let wanted: HashSet<&MessageId> = ids.iter().collect();
         let mut order: Vec<MessageId> = Vec::new();
         let mut pasts: HashMap<MessageId, Vec<Past>> = HashMap::new();
         let mut after = 0;
@@ -79,7 +80,7 @@ impl Plan {
                 after = entry.change.seq;
                 let past = Past::of(&entry);
                 let id = entry.change.id;
-                if !ids.is_empty() && !ids.contains(&id) {
+                if !wanted.is_empty() && !wanted.contains(&id) {
                     continue;
                 }
                 match pasts.get_mut(&id) {
