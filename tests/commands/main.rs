@@ -14,6 +14,7 @@ mod support;
 mod changing;
 mod filters;
 mod looks;
+mod pipe;
 mod places;
 mod put;
 mod recipes;
