@@ -11,6 +11,10 @@
 #[path = "../mount/support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "the tests of the filesystem use the rest")]
+#[path = "../spool/steps.rs"]
+mod steps;
+
 mod changing;
 mod filters;
 mod looks;
@@ -20,5 +24,6 @@ mod put;
 mod recipes;
 mod top;
 mod transfer;
+mod transfer_races;
 mod undoing;
 mod upkeep;

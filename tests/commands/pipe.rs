@@ -34,9 +34,20 @@ impl Pipe {
     /// Waits until it waits for another writer's end.
     #[track_caller]
     pub fn command_waits_for_the_lock(&self) {
+        self.command_is_in("sleep");
+    }
+
+    /// Waits until all is read that was written, and more is waited for.
+    #[track_caller]
+    pub fn command_waits_for_input(&self) {
+        self.command_is_in("poll");
+    }
+
+    #[track_caller]
+    fn command_is_in(&self, call: &str) {
         let at = format!("/proc/{}/wchan", self.command.pid());
-        eventually("it waits for the lock", || {
-            std::fs::read_to_string(&at).is_ok_and(|at| at.contains("sleep"))
+        eventually(call, || {
+            std::fs::read_to_string(&at).is_ok_and(|at| at.contains(call))
         });
     }
 
