@@ -229,8 +229,9 @@ fn as_text(status: &Status, place: &Place) -> String {
     if let Some(traffic) = &status.traffic {
         let rate = |count: u64| traffic.per_minute(count);
         text.push_str(&format!(
-            "In the last {}: {:.1} a minute came to wait, {:.1} left; {}.\n",
+            "In the last {}: {}{:.1} a minute came to wait, {:.1} left; {}.\n",
             show_duration(traffic.over),
+            if traffic.estimated { "about " } else { "" },
             rate(traffic.waiting_arrived),
             rate(traffic.waiting_left),
             outlook(status, traffic)
