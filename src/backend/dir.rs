@@ -43,6 +43,7 @@ mod lock;
 mod log;
 mod many;
 mod names;
+mod patch;
 mod place;
 mod settle;
 mod watch;

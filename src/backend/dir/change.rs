@@ -3,13 +3,17 @@
 //! Owns: the order of the steps. A message that moves is renamed, and that rename decides; one
 //! that is updated is exchanged with its new file, which fails if it has gone. Both find out
 //! afterwards whether RetrySpool's store, which asks nobody, wrote the file in between. New
-//! content is on the disk before it gets a name; the directories are, before a call returns.
+//! content is on the disk before it gets a name, unless it is written where the old one lies
+//! ([`patch`](super::patch)); that and the directories are, before a call returns. What a crash
+//! leaves between the rename and the rewriting is a document that names the state that the message
+//! came from; one between the flushes, perhaps one that names the other state.
 //! May fail: until the deciding step. After it nothing but the disk does, and says so.
 //! Must not know: the index's inside.
 //!
 //! It is long because its steps are to be compared: which of them decides, and what a crash between
 //! two leaves.
 
+use std::io;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -20,6 +24,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::Directory;
 use super::file::{self, Found, Look, Temporary, mark, same_bytes, sync_names};
 use super::find::{Everywhere, everywhere};
+use super::patch::Patch;
 use super::place::{StateDir, failed};
 use crate::backend::{Context, Error, Result};
 use crate::model::{
@@ -31,6 +36,39 @@ pub enum Attempt {
     Done(Stored),
     /// Another writer was faster: look again.
     Again,
+}
+
+/// How the document of a message that has moved becomes the new one.
+enum New<'a> {
+    /// By a file that is on the disk, and takes its place.
+    File(Temporary<'a>),
+    Patch(Patch),
+}
+
+impl New<'_> {
+    fn put(&mut self, name: &str) -> io::Result<()> {
+        match self {
+            New::File(new) => Ok(new.rename(name, RenameFlags::empty())?),
+            New::Patch(patch) => patch.apply(),
+        }
+    }
+
+    fn revision(&self, metadata: &MessageMetadata) -> Revision {
+        match self {
+            New::File(new) => new.revision(metadata),
+            New::Patch(patch) => patch.revision(metadata),
+        }
+    }
+
+    /// Brings what it wrote to the disk, if it is not there.
+    fn sync(&self, path: &str) -> Result<()> {
+        match self {
+            New::File(_) => Ok(()),
+            New::Patch(patch) => patch
+                .sync()
+                .map_err(|e| Error::Durability(format!("{path}: {e}"))),
+        }
+    }
 }
 
 /// A change under way.
@@ -251,7 +289,12 @@ impl Directory {
     ) -> Result<Attempt> {
         let dir = new.dir;
         match no_replace(|flags| new.rename(&step.name, flags), dir, &step.name) {
-            Ok(()) => Ok(Attempt::Done(self.done(step, &new, metadata.clone(), None))),
+            Ok(()) => Ok(Attempt::Done(self.done(
+                step,
+                new.revision(metadata),
+                metadata.clone(),
+                None,
+            ))),
             // A RetrySpool that starts removes files that look half-written.
             Err(Errno::EEXIST | Errno::ENOENT) => Ok(Attempt::Again),
             Err(e) => Err(failed(&self.place.shown(dir.state, &step.name), &e.into())),
@@ -296,7 +339,7 @@ impl Directory {
     }
 
     /// Moves the message to another state, with new content. What RetrySpool wrote meanwhile is
-    /// carried along, unless it matters: then the message goes back.
+    /// carried along, unless the content matters: then the message goes back.
     fn shift(
         &self,
         step: &Step,
@@ -307,12 +350,21 @@ impl Directory {
         let state = found.stored.metadata.state;
         let (from, to) = (self.place.to(state)?, self.place.to(metadata.state)?);
         let name = step.name.as_str();
-        let new = Temporary::write(&self.place, to, name, &metadata, Some(&found.stat));
-        let mut new = match new {
-            Ok(new) => Some(new),
-            // A rename needs no room. The document is written when there is some.
-            Err(Error::StorageFull(_)) if !matters => None,
-            Err(e) => return Err(e),
+        let patch = match matters {
+            true => None,
+            false => Patch::of(from, name, found, to.state),
+        };
+        let mut new = match patch {
+            Some(patch) => {
+                metadata = patch.metadata.clone();
+                Some(New::Patch(patch))
+            }
+            None => match Temporary::write(&self.place, to, name, &metadata, Some(&found.stat)) {
+                Ok(new) => Some(New::File(new)),
+                // A rename needs no room. The document is written when there is some.
+                Err(Error::StorageFull(_)) if !matters => None,
+                Err(e) => return Err(e),
+            },
         };
         let go = |a: &StateDir, b: &StateDir| {
             let rename = |flags| renameat2(&a.file, name, &b.file, name, flags);
@@ -335,17 +387,23 @@ impl Directory {
             if let Ok(Look::Message(meanwhile)) = file::read(to, name, step.id) {
                 metadata = moved(&meanwhile.stored.metadata, metadata.state);
                 let like = Some(&meanwhile.stat);
-                new = Temporary::write(&self.place, to, name, &metadata, like).ok();
+                let written = Temporary::write(&self.place, to, name, &metadata, like);
+                new = written.ok().map(New::File);
             }
         }
         let before = Some((state, found.stored.revision));
         // It has moved: what fails from here on is put right by whoever watches the directory.
         if let Some(new) = &mut new {
-            match new.rename(name, RenameFlags::empty()) {
-                Ok(()) => return Ok(Attempt::Done(self.done(step, new, metadata, before))),
+            match new.put(name) {
+                Ok(()) => {
+                    let revision = new.revision(&metadata);
+                    let stored = self.done(step, revision, metadata, before);
+                    new.sync(&self.place.shown(to.state, name))?;
+                    return Ok(Attempt::Done(stored));
+                }
                 Err(e) => {
                     let path = self.place.shown(to.state, name);
-                    tracing::warn!(target: "retryspoolfs", "{path}: it still names {state} as its state: {}", e.desc());
+                    tracing::warn!(target: "retryspoolfs", "{path}: it still names {state} as its state: {e}");
                 }
             }
         }
@@ -402,7 +460,8 @@ impl Directory {
             Err(e) => return Err(shown(e)),
         }
         let before = Some((dir.state, found.stored.revision));
-        Ok(Attempt::Done(self.done(step, &new, metadata, before)))
+        let revision = new.revision(&metadata);
+        Ok(Attempt::Done(self.done(step, revision, metadata, before)))
     }
 
     /// Removes the message and its older copies. `exactly`: only what was found.
@@ -461,11 +520,10 @@ impl Directory {
     fn done(
         &self,
         step: &Step,
-        new: &Temporary,
+        revision: Revision,
         metadata: MessageMetadata,
         before: Option<(QueueState, Revision)>,
     ) -> Stored {
-        let revision = new.revision(&metadata);
         let stored = Stored { metadata, revision };
         self.note(step.id, Some(&stored), before, step.ctx.actor());
         stored

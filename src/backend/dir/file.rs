@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -82,19 +82,37 @@ pub fn read(dir: &StateDir, name: &str, id: &MessageId) -> Result<Look> {
         }
         Err(e) => return Ok(Look::Foreign(format!("it can't be opened: {}", e.desc()))),
     };
-    let stat = fstat(&file).map_err(|e| failed(name, &e.into()))?;
+    let fstat = || fstat(&file).map_err(|e| failed(name, &e.into()));
+    let mut stat = fstat()?;
     if !is_regular(&stat) {
         return Ok(Look::Foreign("it is not a regular file".into()));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0).min(1 << 20) + 1);
-    let read = (&file).take(LONGEST + 1).read_to_end(&mut bytes);
-    if let Err(e) = read {
-        return Ok(Look::Foreign(format!("it can't be read: {e}")));
+    // Once more, if it was rewritten where it lies meanwhile.
+    for _ in 0..4 {
+        bytes.clear();
+        let read = (&file)
+            .rewind()
+            .and_then(|()| (&file).take(LONGEST + 1).read_to_end(&mut bytes));
+        if let Err(e) = read {
+            return Ok(Look::Foreign(format!("it can't be read: {e}")));
+        }
+        let before = std::mem::replace(&mut stat, fstat()?);
+        if mark(&before) == mark(&stat) {
+            break;
+        }
     }
     if bytes.len() as u64 > LONGEST {
         return Ok(Look::Foreign("it is longer than 16 MiB".into()));
     }
-    Ok(match document::read_kept(&bytes, id, dir.state) {
+    let read = document::read_kept(&bytes, id, dir.state);
+    // Opened just before it moved, and read just after its document was rewritten: it has gone.
+    if read.as_ref().is_ok_and(|kept| !kept.names_its_state)
+        && self::stat(dir, name)?.is_none_or(|now| now.st_ino != stat.st_ino)
+    {
+        return Ok(Look::Absent);
+    }
+    Ok(match read {
         Ok(kept) => Look::Message(Box::new(Found {
             stored: Stored {
                 revision: Revision {
@@ -191,10 +209,7 @@ impl<'a> Temporary<'a> {
 
     /// The revision that it is, now that it has its name.
     pub fn revision(&self, metadata: &MessageMetadata) -> Revision {
-        Revision {
-            updated: metadata.updated,
-            tag: fstat(&self.file).map_or(1, |stat| mark(&stat)),
-        }
+        revision(&self.file, metadata)
     }
 }
 
@@ -208,6 +223,14 @@ impl Drop for Temporary<'_> {
                 UnlinkatFlags::NoRemoveDir,
             );
         }
+    }
+}
+
+/// The revision that a file is.
+pub fn revision(file: &File, metadata: &MessageMetadata) -> Revision {
+    Revision {
+        updated: metadata.updated,
+        tag: fstat(file).map_or(1, |stat| mark(&stat)),
     }
 }
 
