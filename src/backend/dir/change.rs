@@ -478,8 +478,13 @@ impl Directory {
         let shown = |e: Errno| failed(&self.place.shown(state, name), &e.into());
         let unlink =
             |dir: &StateDir, name: &str| unlinkat(&dir.file, name, UnlinkatFlags::NoRemoveDir);
+        // They go first, on the disk too: one that outlived the message would be the message.
         for double in &seen.doubles {
-            let _ = unlink(self.place.to(*double)?, name);
+            let dir = self.place.to(*double)?;
+            match unlink(dir, name) {
+                Ok(()) | Err(Errno::ENOENT) => sync_names(&self.place, dir)?,
+                Err(e) => return Err(failed(&self.place.shown(*double, name), &e.into())),
+            }
         }
         let gone = if exactly {
             // Under a name that nobody reads it can be looked at before it goes.
@@ -602,5 +607,62 @@ fn no_replace(
             _ => Err(Errno::EEXIST),
         },
         done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::super::DirFactory;
+    use super::super::file::SYNCED;
+    use super::*;
+    use crate::backend::Backend;
+    use crate::document;
+
+    /// Whenever the power fails, the message is as it was or gone: an older copy of it that
+    /// outlived it would be the message.
+    #[test]
+    fn what_is_removed_does_not_come_back_by_an_older_copy() {
+        for exactly in [false, true] {
+            for (older, newer) in [
+                (QueueState::Hold, QueueState::Deferred),
+                (QueueState::Deferred, QueueState::Hold),
+            ] {
+                let directory = tempfile::tempdir().unwrap();
+                let store = DirFactory::create_if_missing(directory.path())
+                    .open()
+                    .unwrap();
+                let id: MessageId = "x".parse().unwrap();
+                for (seconds, state) in [(1, older), (2, newer)] {
+                    let message = MessageMetadata {
+                        state,
+                        updated: Timestamp::new(seconds, 0).unwrap(),
+                        ..MessageMetadata::new(id.clone())
+                    };
+                    let path = directory.path().join(state.as_str()).join("x.json");
+                    fs::write(path, document::render(&message)).unwrap();
+                }
+                let ctx = Context::within(Duration::from_secs(60));
+                SYNCED.take();
+                if exactly {
+                    let seen = store.get(&ctx, &id).unwrap().unwrap().revision;
+                    store.remove(&ctx, &id, newer, Some(seen)).unwrap();
+                } else {
+                    store.delete_meta(&ctx, &id).unwrap();
+                }
+                let mut on_disk = vec![older, newer];
+                for (state, names) in SYNCED.take() {
+                    on_disk.retain(|s| *s != state);
+                    if names.iter().any(|name| name.as_bytes() == b"x.json") {
+                        on_disk.push(state);
+                    }
+                    assert_ne!(on_disk, [older], "{exactly}");
+                }
+                assert_eq!(on_disk, [], "{exactly}");
+                assert_eq!(store.get(&ctx, &id).unwrap(), None);
+            }
+        }
     }
 }

@@ -19,6 +19,8 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use super::place::{Place, StateDir, failed, is_regular};
 use crate::backend::{Error, Result};
 use crate::document;
+#[cfg(test)]
+use crate::model::QueueState;
 use crate::model::{MessageId, MessageMetadata, PlainName, Revision, Stored};
 
 /// The longest file that is read. RetrySpool sets no limit; this one keeps a foreign file of any
@@ -241,8 +243,22 @@ pub fn random() -> u32 {
     RandomState::new().hash_one(NEXT.fetch_add(1, Relaxed)) as u32
 }
 
+#[cfg(test)]
+thread_local! {
+    /// What this thread brought to the disk: each time all names of a directory.
+    pub static SYNCED: std::cell::RefCell<Vec<(QueueState, Vec<std::ffi::OsString>)>> =
+        const { std::cell::RefCell::new(Vec::new()) };
+}
+
 /// Brings the names in a directory to the disk.
 pub fn sync_names(place: &Place, dir: &StateDir) -> Result<()> {
+    #[cfg(test)]
+    {
+        let entries = std::fs::read_dir(place.path().join(dir.state.as_str()));
+        let names = entries.into_iter().flatten().flatten();
+        let names = names.map(|entry| entry.file_name()).collect();
+        SYNCED.with_borrow_mut(|synced| synced.push((dir.state, names)));
+    }
     dir.file.sync_all().map_err(|e| {
         let path = place.path().join(dir.state.as_str());
         Error::Durability(format!("{}: {e}", path.display()))
