@@ -4,9 +4,10 @@
 //! that is updated is exchanged with its new file, which fails if it has gone. Both find out
 //! afterwards whether RetrySpool's store, which asks nobody, wrote the file in between. New
 //! content is on the disk before it gets a name, unless it is written where the old one lies
-//! ([`patch`](super::patch)); that and the directories are, before a call returns. What a crash
-//! leaves between the rename and the rewriting is a document that names the state that the message
-//! came from; one between the flushes, perhaps one that names the other state.
+//! ([`patch`](super::patch)); that and the directories are, before a call returns. A crash in the
+//! middle of a move leaves the message in one state or the other, perhaps with a document that
+//! names the wrong one; it is put right ([`settle`](super::settle)) when a store of ours is next
+//! open.
 //! May fail: until the deciding step. After it nothing but the disk does, and says so.
 //! Must not know: the index's inside.
 //!
@@ -19,7 +20,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat2};
 use nix::sys::stat::FileStat;
-use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::Directory;
 use super::file::{self, Found, Look, Temporary, mark, same_bytes, sync_names};
@@ -73,7 +73,7 @@ impl New<'_> {
 
 /// A change under way.
 pub struct Step<'a> {
-    ctx: &'a Context,
+    pub ctx: &'a Context,
     pub id: &'a MessageId,
     pub name: String,
 }
@@ -230,44 +230,6 @@ impl Directory {
             {
                 drop(held);
                 return self.on_disk(stored, from);
-            }
-            again(ctx)?;
-        }
-    }
-
-    /// See [`Backend::remove`](crate::Backend::remove).
-    pub fn remove(
-        &self,
-        ctx: &Context,
-        id: &MessageId,
-        from: QueueState,
-        seen_by_caller: Option<Revision>,
-    ) -> Result<Revision> {
-        let step = self.step_of(ctx, id)?;
-        let held = self.locks.lock(id, ctx.deadline())?;
-        loop {
-            let seen = self.look(&step)?;
-            let found = expect(&seen, from, seen_by_caller)?;
-            if self.take_away(&step, &seen, found, seen_by_caller.is_some())? {
-                drop(held);
-                sync_names(&self.place, self.place.to(from)?)?;
-                return Ok(found.stored.revision);
-            }
-            again(ctx)?;
-        }
-    }
-
-    /// See [`Backend::delete_meta`](crate::Backend::delete_meta).
-    pub fn delete(&self, ctx: &Context, id: &MessageId) -> Result<()> {
-        let step = self.step_of(ctx, id)?;
-        let held = self.locks.lock(id, ctx.deadline())?;
-        loop {
-            let seen = self.look(&step)?;
-            let found = seen.best.as_ref().ok_or(Error::NotFound)?;
-            if self.take_away(&step, &seen, found, false)? {
-                drop(held);
-                let state = found.stored.metadata.state;
-                return sync_names(&self.place, self.place.to(state)?);
             }
             again(ctx)?;
         }
@@ -464,64 +426,6 @@ impl Directory {
         Ok(Attempt::Done(self.done(step, revision, metadata, before)))
     }
 
-    /// Removes the message and its older copies. `exactly`: only what was found.
-    fn take_away(
-        &self,
-        step: &Step,
-        seen: &Everywhere,
-        found: &Found,
-        exactly: bool,
-    ) -> Result<bool> {
-        let state = found.stored.metadata.state;
-        let dir = self.place.to(state)?;
-        let name = step.name.as_str();
-        let shown = |e: Errno| failed(&self.place.shown(state, name), &e.into());
-        let unlink =
-            |dir: &StateDir, name: &str| unlinkat(&dir.file, name, UnlinkatFlags::NoRemoveDir);
-        // They go first, on the disk too: one that outlived the message would be the message.
-        for double in &seen.doubles {
-            let dir = self.place.to(*double)?;
-            match unlink(dir, name) {
-                Ok(()) | Err(Errno::ENOENT) => sync_names(&self.place, dir)?,
-                Err(e) => return Err(failed(&self.place.shown(*double, name), &e.into())),
-            }
-        }
-        let gone = if exactly {
-            // Under a name that nobody reads it can be looked at before it goes.
-            let taken = PlainName::temporary(name, file::random());
-            let go = |a: &str, b: &str| {
-                renameat2(&dir.file, a, &dir.file, b, RenameFlags::RENAME_NOREPLACE)
-            };
-            match go(name, &taken) {
-                Ok(()) => {}
-                Err(Errno::ENOENT | Errno::EEXIST) => return Ok(false),
-                Err(e) => return Err(shown(e)),
-            }
-            let taken_stat = file::stat(dir, &taken)?;
-            if !taken_stat.is_none_or(|s| same_bytes(&s, &found.stat)) {
-                if go(&taken, name) == Err(Errno::EEXIST) {
-                    let _ = unlink(dir, &taken);
-                }
-                return Ok(false);
-            }
-            // A RetrySpool that starts may have removed it already.
-            match unlink(dir, &taken) {
-                Err(Errno::ENOENT) => Ok(()),
-                gone => gone,
-            }
-        } else {
-            unlink(dir, name)
-        };
-        match gone {
-            Ok(()) => {}
-            Err(Errno::ENOENT) => return Ok(false),
-            Err(e) => return Err(shown(e)),
-        }
-        let before = Some((state, found.stored.revision));
-        self.note(step.id, None, before, step.ctx.actor());
-        Ok(true)
-    }
-
     fn done(
         &self,
         step: &Step,
@@ -545,7 +449,7 @@ impl Directory {
     }
 }
 
-fn again(ctx: &Context) -> Result<()> {
+pub fn again(ctx: &Context) -> Result<()> {
     match ctx.expired() {
         true => Err(Error::Busy(
             "RetrySpool changed the message again and again".into(),
@@ -576,7 +480,7 @@ pub fn in_use(seen: &Everywhere) -> Option<Error> {
 
 /// The message, if it is in that state and at that revision. A revision without a mark is one of
 /// which Updated alone is known.
-fn expect(seen: &Everywhere, state: QueueState, revision: Option<Revision>) -> Result<&Found> {
+pub fn expect(seen: &Everywhere, state: QueueState, revision: Option<Revision>) -> Result<&Found> {
     let found = seen.best.as_ref().ok_or(Error::NotFound)?;
     let actual = found.stored.metadata.state;
     if actual != state {
@@ -607,62 +511,5 @@ fn no_replace(
             _ => Err(Errno::EEXIST),
         },
         done => done,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::ffi::OsStrExt;
-
-    use super::super::DirFactory;
-    use super::super::file::SYNCED;
-    use super::*;
-    use crate::backend::Backend;
-    use crate::document;
-
-    /// Whenever the power fails, the message is as it was or gone: an older copy of it that
-    /// outlived it would be the message.
-    #[test]
-    fn what_is_removed_does_not_come_back_by_an_older_copy() {
-        for exactly in [false, true] {
-            for (older, newer) in [
-                (QueueState::Hold, QueueState::Deferred),
-                (QueueState::Deferred, QueueState::Hold),
-            ] {
-                let directory = tempfile::tempdir().unwrap();
-                let store = DirFactory::create_if_missing(directory.path())
-                    .open()
-                    .unwrap();
-                let id: MessageId = "x".parse().unwrap();
-                for (seconds, state) in [(1, older), (2, newer)] {
-                    let message = MessageMetadata {
-                        state,
-                        updated: Timestamp::new(seconds, 0).unwrap(),
-                        ..MessageMetadata::new(id.clone())
-                    };
-                    let path = directory.path().join(state.as_str()).join("x.json");
-                    fs::write(path, document::render(&message)).unwrap();
-                }
-                let ctx = Context::within(Duration::from_secs(60));
-                SYNCED.take();
-                if exactly {
-                    let seen = store.get(&ctx, &id).unwrap().unwrap().revision;
-                    store.remove(&ctx, &id, newer, Some(seen)).unwrap();
-                } else {
-                    store.delete_meta(&ctx, &id).unwrap();
-                }
-                let mut on_disk = vec![older, newer];
-                for (state, names) in SYNCED.take() {
-                    on_disk.retain(|s| *s != state);
-                    if names.iter().any(|name| name.as_bytes() == b"x.json") {
-                        on_disk.push(state);
-                    }
-                    assert_ne!(on_disk, [older], "{exactly}");
-                }
-                assert_eq!(on_disk, [], "{exactly}");
-                assert_eq!(store.get(&ctx, &id).unwrap(), None);
-            }
-        }
     }
 }
