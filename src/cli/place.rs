@@ -37,13 +37,45 @@ pub struct Place {
 impl Place {
     /// Takes SPOOL from a command's words, and gives what follows it.
     pub fn split(words: &[OsString]) -> Result<(Place, &[OsString]), Failure> {
-        let variable = std::env::var_os(VARIABLE).filter(|value| !value.is_empty());
         let is_file = |word: &OsStr| Path::new(word).exists();
-        let (place, rest) = divide(words, variable, is_file)?;
+        let (place, rest) = divide(words, variable(), is_file)?;
         Ok((Place::named(&place)?, rest))
     }
 
-    /// The same for a command whose other words are messages: the first one names the spool as well
+    /// The spool of a command that takes nothing else.
+    pub fn alone(words: &[OsString]) -> Result<Place, Failure> {
+        match words {
+            [] => Ok(Place::split(words)?.0),
+            [spool] if is_state(spool) && !Path::new(spool).exists() => {
+                Err(Failure::usage(format!(
+                    "{state} is a state, and this is about a whole spool; for the messages of one \
+                     state: retryspoolfs list SPOOL {state}",
+                    state = spool.display()
+                )))
+            }
+            [spool] => Place::named(spool),
+            [_, more, ..] => Err(Failure::usage(format!(
+                "one spool at a time: {} is too much",
+                more.display()
+            ))),
+        }
+    }
+
+    /// The spool of a command that takes a file besides, which has to be there.
+    pub fn with_file<'a>(
+        words: &'a [OsString],
+        what: &str,
+    ) -> Result<(Place, &'a OsString), Failure> {
+        match words {
+            // Whatever the file is called, the spool is not.
+            [file] if variable().is_some() => Ok((Place::split(&[])?.0, file)),
+            [spool, file] => Ok((Place::named(spool)?, file)),
+            [_, _, more, ..] => Err(Failure::usage(format!("{} is too much", more.display()))),
+            [] | [_] => Err(Failure::usage(format!("give the spool, and {what}"))),
+        }
+    }
+
+    /// [`split`](Place::split) for a command whose other words are messages: the first one names the spool as well
     /// where it is a message's file in a mount.
     pub fn of_messages(words: &[OsString]) -> Result<(Place, &[OsString]), Failure> {
         let mounts: Vec<PathBuf> = words.iter().filter_map(|word| mount_of(word)).collect();
@@ -111,6 +143,10 @@ pub fn not_opened(error: &Error) -> String {
     format!("{error}{hint}")
 }
 
+fn variable() -> Option<OsString> {
+    std::env::var_os(VARIABLE).filter(|value| !value.is_empty())
+}
+
 /// The spool's text and the words behind it.
 fn divide(
     words: &[OsString],
@@ -140,8 +176,8 @@ fn divide(
         // In a mount the states are directories, and are meant as states all the same.
         (Some((first, _)), Some(variable)) if is_file(first) && !is_state(first) => {
             Err(Failure::usage(format!(
-                "is {first} the spool, or an ID in {variable}, which {VARIABLE} names? \
-             For the spool write ./{first}; for the ID name the spool before it",
+                "is {first} the spool, or something in or for {variable}, which {VARIABLE} names? \
+                 For the spool write ./{first}; else name the spool before it",
                 first = first.display(),
                 variable = variable.display()
             )))

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -88,7 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             Err(failure) => unknown(failure.text()),
         });
     }
-    let place = the_place(&arguments.words)?;
+    let place = Place::alone(&arguments.words)?;
     let store = place.look()?;
     let clear = std::io::stdout().is_terminal() && !arguments.json;
     loop {
@@ -114,25 +113,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The spool of a command that takes nothing else.
-pub fn the_place(words: &[OsString]) -> Result<Place, Failure> {
-    match words {
-        [] => Ok(Place::split(words)?.0),
-        [spool] if place::is_state(spool) && !Path::new(spool).exists() => {
-            Err(Failure::usage(format!(
-                "{state} is a state, and this is about a whole spool; for the messages of one \
-                 state: retryspoolfs list SPOOL {state}",
-                state = spool.display()
-            )))
-        }
-        [spool] => Place::named(spool),
-        [_, more, ..] => Err(Failure::usage(format!(
-            "one spool at a time: {} is too much",
-            more.display()
-        ))),
-    }
-}
-
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = parse_duration(text)?;
     match interval.is_zero() {
@@ -147,7 +127,7 @@ fn status(store: &dyn Backend, place: &Place) -> Result<Status, Failure> {
 }
 
 fn check(arguments: &Arguments, limits: &Thresholds) -> Result<ExitCode, Failure> {
-    let place = the_place(&arguments.words)?;
+    let place = Place::alone(&arguments.words)?;
     let store = place.look()?;
     let measured = limits.measure(&status(&*store, &place)?);
     let worst = measured.iter().map(|measured| measured.level).max();

@@ -13,7 +13,7 @@ use clap::Args;
 use super::Failure;
 use super::output::{colours, printable};
 use super::place::{self, Place};
-use super::status::{due, outlook, the_place};
+use super::status::{due, outlook};
 use crate::backend::{Backend, Change, Context, Pages};
 use crate::model::{Filter, QueueState, show_duration};
 use crate::overview::{Reasons, Status, WAITING};
@@ -68,7 +68,7 @@ fn lock(seen: &Shared) -> MutexGuard<'_, Seen> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let place = the_place(&arguments.words)?;
+    let place = Place::alone(&arguments.words)?;
     let seen = Shared::default();
     let screen = Screen::of(&place, &seen)?;
     let begun = screen.signals.kept_from(|| {

@@ -84,6 +84,46 @@ fn a_message_is_named_by_its_file() {
 }
 
 #[test]
+fn the_variable_names_it_for_every_command() {
+    let spool = spool();
+    for command in [
+        "check",
+        "compact",
+        "status",
+        "snapshot $WORK/new.db",
+        "age",
+        "reasons",
+    ] {
+        let output = spool.bash(&format!("RETRYSPOOL=$SPOOL $PROGRAM {command}"));
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert_eq!(spool.bash("$PROGRAM list $WORK/new.db hold").ok(), "msg-2");
+    for (command, said) in [
+        ("snapshot", "give the spool, and the file to make"),
+        ("snapshot $SPOOL", "give the spool, and the file to make"),
+        ("snapshot $SPOOL a b", "b is too much"),
+        ("check", "which spool?"),
+    ] {
+        let output = spool.bash(&format!("$PROGRAM {command}"));
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        output.fails(said);
+    }
+}
+
+/// Nothing at all is odd where somebody looks, and fine in a script.
+#[test]
+fn a_list_of_nothing_says_on_a_terminal_what_may_be_meant() {
+    let spool = spool();
+    let list = "$PROGRAM list $SPOOL deferred --to example.com";
+    assert_eq!(spool.bash(list).ok(), "");
+    let shown = spool.bash(&format!("script -qec '{list}' /dev/null")).ok();
+    assert!(shown.contains("such as --to '*@example.com'"), "{shown}");
+    let shown =
+        spool.bash("script -qec '$PROGRAM list $SPOOL deferred --to \"*@example.com\"' /dev/null");
+    assert_eq!(shown.ok().trim_end(), "msg-1");
+}
+
+#[test]
 fn what_is_no_spool_is_told_with_its_exit_code() {
     let spool = spool();
     for (command, code, complaint) in [
