@@ -191,7 +191,7 @@ pub fn due(now: Timestamp, time: Option<Timestamp>) -> String {
 }
 
 /// What becomes of the queue at this rate.
-pub fn outlook(status: &Status, traffic: &Traffic) -> String {
+fn outlook(status: &Status, traffic: &Traffic) -> String {
     let waiting = status.waiting();
     match traffic.empty_in(waiting) {
         _ if waiting == 0 => "the queue is empty".to_owned(),

@@ -180,17 +180,19 @@ impl Work {
         if skipped > 0 {
             said += &format!("; {skipped} left alone");
         }
-        if done > 0 && self.changes {
+        let undo = (done > 0 && self.changes).then(|| {
             let since = Timestamp::new(self.start.seconds(), 0).unwrap_or(self.start);
-            let undo = format!(
+            format!(
                 "to undo it: retryspoolfs undo {} --pid {} --since {since}",
                 quoted(&place.locator.to_string()),
                 std::process::id()
-            );
-            said = format!("{said}\n{undo}");
-        }
+            )
+        });
+        let and_undo = undo
+            .as_ref()
+            .map_or(String::new(), |undo| format!("; {undo}"));
         if let Some(error) = error {
-            let text = format!("{}: {error}; until then: {}", self.name, first_line(&said));
+            let text = format!("{}: {error}; until then: {said}{and_undo}", self.name);
             return Err(match done {
                 0 => text.into(),
                 _ => Failure::partly(text),
@@ -198,27 +200,19 @@ impl Work {
         }
         if !self.interrupt.going() {
             return Err(Failure::interrupted(format!(
-                "{}: interrupted: {}; every message is in exactly one state, and the same command goes on from here",
+                "{}: interrupted: {said}; every message is in exactly one state, and the same command goes on from here{and_undo}",
                 self.name,
-                first_line(&said)
             )));
         }
-        let _ = writeln!(io::stderr(), "{}", printable_lines(&said));
+        for line in [Some(said), undo].into_iter().flatten() {
+            let _ = writeln!(io::stderr(), "{}", printable(&line));
+        }
         Ok(match skipped {
             0 => std::process::ExitCode::SUCCESS,
             _ if done == 0 && unchanged == 0 && !self.raced => std::process::ExitCode::FAILURE,
             _ => std::process::ExitCode::from(super::failure::PARTLY),
         })
     }
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
-}
-
-fn printable_lines(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(printable).collect();
-    lines.join("\n")
 }
 
 /// As a shell reads it back.

@@ -231,6 +231,14 @@ fn each_is_interrupted_and_goes_on() {
         ends(&output, 130, "interrupted: ");
         let said = format!("interrupted: {done} message");
         assert!(output.stderr.contains(&said), "{done} {output:?}");
+        // Who saw that it was a mistake wants this as much as who saw its end.
+        let undo = output.stderr.split("to undo it: retryspoolfs ").nth(1);
+        let undo = undo.expect(&output.stderr).trim_end();
+        let dry = spool.bash(&format!("$PROGRAM {undo} --dry-run"));
+        assert!(
+            dry.stdout.starts_with(&format!("{done} message")),
+            "{dry:?}"
+        );
         let total: u64 = QueueState::ALL
             .into_iter()
             .map(|state| spool.count(state))
