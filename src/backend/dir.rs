@@ -7,12 +7,13 @@
 //! another program writes keeps the Updated that it was given.
 //! Must not know: SQL, files of a mount.
 //!
-//! Every change is decided by the directory at the moment it is made (`change`). Listings, counts
-//! and the feed come from an index in memory (`index`, `log`), which is filled when it is first
-//! needed and follows the directory from then on (`watch`): a call that reads it first takes in
-//! all that the kernel has told so far, so it is never behind a change that had returned. The
-//! parts below: `place` (the directory), `lock`, `file` (one file), `find` (one message), `many`
-//! (new ones together), `compare` and `settle` (what nobody told of, and what was left half-done).
+//! Every change is decided by the directory at the moment it is made (`change`, `remove`).
+//! Listings, counts and the feed come from an index in memory (`index`, `log`), which is filled
+//! when it is first needed and follows the directory from then on (`watch`): a call that reads it
+//! first takes in all that the kernel has told so far, so it is never behind a change that had
+//! returned. The parts below: `place` (the directory), `lock`, `file` (one file), `patch` (its
+//! document, rewritten where it lies), `find` (one message), `many` (new ones together), `compare`
+//! and `settle` (what nobody told of, and what was left half-done).
 
 use std::sync::Arc;
 use std::thread;
@@ -43,7 +44,9 @@ mod lock;
 mod log;
 mod many;
 mod names;
+mod patch;
 mod place;
+mod remove;
 mod settle;
 mod watch;
 

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
-use std::io::BufRead;
+use std::io::{self, BufRead};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Instant;
 
 use clap::Args;
 
@@ -15,7 +16,7 @@ use super::filter::Filters;
 use super::output::{Output, printable};
 use super::place::Place;
 use super::progress::Interrupt;
-use super::work::{ASKED_FROM, Bounds, How, Work, messages};
+use super::work::{ASKED_FROM, Bounds, How, WAITS, Work, messages};
 use crate::backend::{Backend, Error};
 use crate::model::{FileName, MessageId, QueueState};
 use crate::operate::{self, Act, Edit, Ended, Job, Page, Save, Survey, Tally};
@@ -24,7 +25,10 @@ use crate::operate::{self, Act, Edit, Ended, Job, Page, Save, Survey, Tally};
 pub const HELP: &str = "Which spool and which messages. SPOOL: sqlite:PATH, a path, or the directory where it is \
     mounted; it may be left out where RETRYSPOOL names it. Then states, whose messages the filters \
     choose from (without a filter: all of them); or IDs, or file names such as deferred/msg-1.json; \
-    or - for IDs on standard input, one a line";
+    or - for IDs on standard input, one a line, which are worked on as they come";
+
+/// How many IDs of standard input are looked for together: they may be typed one by one.
+const IDS_AT_ONCE: usize = 100;
 
 /// The options of these commands.
 #[derive(Args, Debug)]
@@ -190,12 +194,79 @@ pub fn id(word: &OsStr) -> Result<MessageId, Failure> {
     }
 }
 
-/// The IDs on standard input, as they come.
-fn ids_of(reader: impl BufRead, end: u8) -> impl Iterator<Item = Result<MessageId, Failure>> {
-    let ids = reader.split(end);
-    let ids = ids.map(|text| text.map_err(|e| Failure::from(format!("standard input: {e}"))));
-    ids.filter(|text| !matches!(text, Ok(text) if text.is_empty()))
-        .map(|text| id(OsStr::from_bytes(&text?)))
+/// The IDs on standard input: together those that come together, and what is none alone.
+struct Ids<R> {
+    reader: R,
+    /// What ends an ID.
+    end: u8,
+    /// The ID under way, as far as it is read.
+    text: Vec<u8>,
+    /// What ends all of them.
+    failed: Option<Failure>,
+    over: bool,
+}
+
+impl<R: BufRead> Ids<R> {
+    fn of(reader: R, end: u8) -> Ids<R> {
+        Ids {
+            reader,
+            end,
+            text: Vec::new(),
+            failed: None,
+            over: false,
+        }
+    }
+
+    /// Takes the ID that was read.
+    fn take(&mut self) -> Option<Result<MessageId, Failure>> {
+        let text = std::mem::take(&mut self.text);
+        let text = text.strip_suffix(&[self.end]).unwrap_or(&text);
+        (!text.is_empty()).then(|| id(OsStr::from_bytes(text)))
+    }
+}
+
+impl<R: BufRead> Iterator for Ids<R> {
+    type Item = Vec<Result<MessageId, Failure>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut some = Vec::new();
+        let mut since = Instant::now();
+        while !self.over {
+            let mut is_pause = false;
+            let read = self.reader.read_until(self.end, &mut self.text);
+            let taken = match read {
+                Ok(0) => {
+                    self.over = true;
+                    self.take()
+                }
+                Ok(_) if self.text.ends_with(&[self.end]) => self.take(),
+                // The input ends, or what follows comes later.
+                Ok(_) => None,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    is_pause = true;
+                    None
+                }
+                Err(error) => Some(Err(format!("standard input: {error}").into())),
+            };
+            match taken {
+                Some(Ok(id)) => some.push(Ok(id)),
+                Some(Err(why)) => {
+                    self.over = true;
+                    self.failed = Some(why);
+                }
+                None => {}
+            }
+            if some.is_empty() {
+                since = Instant::now();
+            } else if is_pause || some.len() == IDS_AT_ONCE || since.elapsed() >= WAITS {
+                return Some(some);
+            }
+        }
+        match some.is_empty() {
+            false => Some(some),
+            true => self.failed.take().map(|why| vec![Err(why)]),
+        }
+    }
 }
 
 /// Runs the command on the spool.
@@ -314,11 +385,10 @@ fn pages<'a>(
         Source::Ids(ids) => operate::by_ids(store, ids.clone().into_iter().map(Ok)),
         Source::Input => {
             let end = if null { 0 } else { b'\n' };
-            match interrupt.input() {
-                Ok(input) => operate::by_ids(
-                    store,
-                    ids_of(input, end).map(|id| id.map_err(Trouble::from)),
-                ),
+            match interrupt.input_with_pauses() {
+                Ok(input) => Box::new(Ids::of(input, end).flat_map(move |ids| {
+                    operate::by_ids(store, ids.into_iter().map(|id| id.map_err(Trouble::from)))
+                })),
                 Err(error) => {
                     let failure = Failure::from(format!("standard input: {error}"));
                     Box::new(std::iter::once(Err(failure.into())))

@@ -24,9 +24,9 @@ use crate::transfer::{self, Watch};
 /// FROM may be in use by workers and mounts: what they change meanwhile is carried over at the
 /// end. Every message is read back and compared. TO is made if it does not exist. What is
 /// interrupted, or killed, goes on when the same command is given again: until it has ended, a file
-/// TO.copying remembers that TO belongs to this copy.
+/// TO.copying remembers that TO belongs to this copy, and what others store there goes.
 ///
-/// A TO that holds messages of its own keeps them. A message that both have is brought up to date
+/// A TO that holds messages of its own keeps them, those that it gets meanwhile too. A message that both have is brought up to date
 /// where FROM has the newer Updated, and told of where it has not.
 ///
 /// A message that can't be copied is told of, and stays where it is: exit code 3.

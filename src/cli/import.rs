@@ -21,8 +21,8 @@ use crate::transfer::{self, Imported, Watch};
 ///
 /// What a file is its bytes say, compressed by gzip or not. In a tar the directory says the state,
 /// in JSON Lines the document. A message that the spool has already, just so, is passed over; one
-/// that it has otherwise stays as it is, and is told of with its line or entry, and so is a document
-/// that is not legal: exit code 3. Importing a file again does no harm.
+/// that it has otherwise, or had a moment ago, stays as it is, and is told of with its line or entry,
+/// and so is a document that is not legal: exit code 3. Importing a file again does no harm.
 #[derive(Args, Debug)]
 #[command(
     override_usage = "retryspoolfs import [OPTIONS] SPOOL [FILE]...",

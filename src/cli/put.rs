@@ -4,21 +4,20 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
 
 use super::Failure;
 use super::place::Place;
-use super::work::{How, Work, messages};
+use super::work::{How, WAITS, Work, messages};
 use crate::backend::Backend;
 use crate::document::Document;
 use crate::model::{MessageId, QueueState};
 use crate::operate::{self, Documents, NoDocument, Offer, Tally};
 
-/// How many documents are stored together, and for how long the first of them waits for more.
+/// How many documents are stored together.
 const AT_ONCE: usize = 250;
-const WAITS: Duration = Duration::from_millis(100);
 
 /// Store documents: from files, or from standard input, which is "-" or no file at all.
 ///

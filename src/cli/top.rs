@@ -4,14 +4,11 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
-use signal_hook::flag;
 
 use super::Failure;
 use super::output::{colours, printable};
@@ -21,15 +18,18 @@ use crate::backend::{Backend, Change, Context, Pages};
 use crate::model::{Filter, QueueState, show_duration};
 use crate::overview::{Reasons, Status, WAITING};
 
+mod signals;
 mod terminal;
 
-use terminal::Terminal;
+use signals::Signals;
+use terminal::{Terminal, in_foreground};
 
 /// Watch the queue on a live screen: counts, rates, why messages wait, what happens.
 ///
 /// It works in 80x24 and larger, also over ssh, and follows the window's size. Keys: q or ^C ends
-/// it, the space bar draws at once. Refusals are those of a mount: name the spool by its
-/// mountpoint to see them. Reasons are looked up every few seconds, of a large queue less often.
+/// it, the space bar draws at once, ^Z gives the terminal back until the shell's "fg". Refusals are
+/// those of a mount: name the spool by its mountpoint to see them. Reasons are looked up every few
+/// seconds, of a large queue less often.
 #[derive(Args, Debug)]
 #[command(
     override_usage = "retryspoolfs top [SPOOL]",
@@ -69,49 +69,108 @@ fn lock(seen: &Shared) -> MutexGuard<'_, Seen> {
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let place = the_place(&arguments.words)?;
-    let store: Arc<dyn Backend> = place.look()?.into();
-    let failed = |error: std::io::Error| Failure::from(format!("top: the terminal: {error}"));
-    let asked = [SIGINT, SIGTERM, SIGHUP].map(|signal| (signal, Arc::<AtomicBool>::default()));
-    let resized = Arc::<AtomicBool>::default();
-    let signals = asked.iter().map(|(signal, flag)| (*signal, flag));
-    for (signal, asked) in signals.chain([(SIGWINCH, &resized)]) {
-        flag::register(signal, Arc::clone(asked)).map_err(failed)?;
-    }
-    let Some(terminal) = Terminal::open().map_err(failed)? else {
-        return Err(
-            "top: standard input and output are no terminal; for a script: retryspoolfs status \
-             --watch --json"
-                .into(),
-        );
-    };
     let seen = Shared::default();
-    look_for_reasons(Arc::clone(&store), Arc::clone(&seen));
-    follow(Arc::clone(&store), Arc::clone(&seen));
-    if let Some(mountpoint) = place.mountpoint.clone() {
-        look_for_refusals(mountpoint, Arc::clone(&seen));
+    let screen = Screen::of(&place, &seen)?;
+    let begun = screen.signals.kept_from(|| {
+        let store: Arc<dyn Backend> = place.look()?.into();
+        look_for_reasons(Arc::clone(&store), Arc::clone(&seen));
+        follow(Arc::clone(&store), Arc::clone(&seen));
+        if let Some(mountpoint) = place.mountpoint.clone() {
+            look_for_refusals(mountpoint, Arc::clone(&seen));
+        }
+        Ok::<_, Failure>(store)
+    });
+    let store = begun.map_err(failed)??;
+    screen.live(|| Status::of(&*store, &place::ctx()))
+}
+
+/// What is drawn, and where.
+struct Screen<'a> {
+    place: &'a Place,
+    seen: &'a Shared,
+    signals: Signals,
+    terminal: Terminal,
+}
+
+fn failed(error: std::io::Error) -> Failure {
+    format!("top: the terminal: {error}").into()
+}
+
+impl Screen<'_> {
+    fn of<'a>(place: &'a Place, seen: &'a Shared) -> Result<Screen<'a>, Failure> {
+        Ok(Screen {
+            place,
+            seen,
+            signals: Signals::catch().map_err(failed)?,
+            terminal: Terminal::of_process().ok_or(
+                "top: standard input and output are no terminal; for a script: retryspoolfs \
+                 status --watch --json",
+            )?,
+        })
     }
-    loop {
-        let status = Status::of(&*store, &place::ctx());
-        let lines = match &status {
-            Ok(status) => screen(status, &place, &lock(&seen), terminal.size()),
-            Err(error) => vec![format!("{}: {error}", place.locator)],
-        };
-        terminal.show(&lines).map_err(failed)?;
+
+    /// Takes the terminal, and draws until somebody ends it.
+    fn live(
+        &self,
+        mut look: impl FnMut() -> crate::backend::Result<Status>,
+    ) -> Result<ExitCode, Failure> {
+        self.take()?;
+        loop {
+            let lines = match look() {
+                Ok(status) => screen(&status, self.place, &lock(self.seen), self.terminal.size()),
+                Err(error) => vec![format!("{}: {error}", self.place.locator)],
+            };
+            self.terminal.show(&lines).map_err(failed)?;
+            if let Some(code) = self.wait()? {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// Waits until it has to be drawn again; or for its end, and gives the exit code.
+    fn wait(&self) -> Result<Option<ExitCode>, Failure> {
         let drawn = Instant::now();
-        while drawn.elapsed() < EVERY && !resized.swap(false, Ordering::Relaxed) {
-            if let Some((signal, _)) = asked
-                .iter()
-                .find(|(_, asked)| asked.load(Ordering::Relaxed))
-            {
-                return Ok(ExitCode::from(128 + *signal as u8));
+        while drawn.elapsed() < EVERY && !self.signals.resized.came() {
+            if self.signals.stopped.came() {
+                self.terminal.leave();
+                self.stop()?;
+                self.take()?;
+                break;
+            }
+            if self.signals.continued.came() {
+                self.take()?;
+                break;
+            }
+            if let Some(code) = self.signals.end() {
+                return Ok(Some(code));
             }
             let left = EVERY.saturating_sub(drawn.elapsed());
-            match terminal.key(left.min(Duration::from_millis(200))) {
-                Ok(Some(b'q' | b'Q')) => return Ok(ExitCode::SUCCESS),
+            match self.terminal.key(left.min(Duration::from_millis(200))) {
+                Ok(Some(b'q' | b'Q')) => return Ok(Some(ExitCode::SUCCESS)),
                 Ok(Some(b' ')) => break,
                 Ok(_) => {}
                 Err(error) => return Err(failed(error)),
             }
+        }
+        Ok(self.signals.end())
+    }
+
+    /// Takes the terminal, as soon as this is in the foreground; not where a signal ends it before.
+    fn take(&self) -> Result<(), Failure> {
+        while self.signals.end().is_none() {
+            if in_foreground() {
+                return self.terminal.take().map_err(failed);
+            }
+            self.stop()?;
+        }
+        Ok(())
+    }
+
+    /// Stops the process until the shell lets it go on.
+    fn stop(&self) -> Result<(), Failure> {
+        match self.signals.stop().map_err(failed)? || in_foreground() {
+            true => Ok(()),
+            false => Err("top: the terminal is another program's, and no shell can give it".into()),
         }
     }
 }
@@ -279,55 +338,4 @@ fn screen(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::{Ages, StateInfo};
-    use crate::model::Timestamp;
-    use crate::overview::StateStatus;
-
-    #[test]
-    fn a_screen_fits_every_size() {
-        let status = Status {
-            at: Timestamp::now(),
-            states: QueueState::ALL.map(|state| StateStatus {
-                state,
-                info: StateInfo {
-                    count: 7,
-                    changed: Timestamp::ZERO,
-                },
-                ages: Ages::default(),
-            }),
-            inexpressible: 0,
-            traffic: None,
-            audit: None,
-        };
-        let place = Place {
-            locator: "sqlite:/a/rather/long/path/of/a/spool.db".parse().unwrap(),
-            mountpoint: Some("/mnt".into()),
-        };
-        let long = || format!("{}\u{1b}[2J", "x".repeat(500));
-        let seen = Seen {
-            reasons: vec![long(); KEPT],
-            events: vec![long(); KEPT].into(),
-            refusals: vec![long(); KEPT],
-        };
-        for size in [(80, 24), (200, 60), (20, 5), (1, 1), (80, 12)] {
-            let lines = screen(&status, &place, &seen, size);
-            assert!(lines.len() <= size.1, "{size:?}: {}", lines.len());
-            assert!(
-                lines
-                    .iter()
-                    .all(|line| line.chars().count() <= size.0 && !line.contains('\u{1b}'))
-            );
-            if size.1 >= 24 {
-                assert_eq!(lines.len(), size.1);
-                let is_there = |head: &str| lines.iter().any(|line| line == head);
-                assert!(
-                    is_there("WHY MESSAGES WAIT")
-                        && is_there("LATEST CHANGES")
-                        && is_there("LATEST REFUSALS")
-                );
-            }
-        }
-    }
-}
+mod tests;

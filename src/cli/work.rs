@@ -1,6 +1,7 @@
 //! What the changing commands share: who asks, how a user is asked, shown and interrupted.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::time::Duration;
 
 use clap::Args;
 
@@ -14,6 +15,9 @@ use crate::operate::{Skip, Tally};
 
 /// More changes than this, chosen by a filter, are asked about.
 pub const ASKED_FROM: u64 = 100;
+
+/// For how long the first of what comes by standard input waits for more.
+pub const WAITS: Duration = Duration::from_millis(100);
 
 /// How many messages that were left alone are told one by one.
 const TOLD: u64 = 20;

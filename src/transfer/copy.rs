@@ -2,10 +2,10 @@
 //!
 //! Owns: the order of the passes, and what becomes of a message that the two have differently.
 //!
-//! The first pass copies, the second reads everything back and compares it, and what was changed
-//! since that began comes from the source's feed; where there is no feed, passes are made until one
-//! finds nothing. Every pass does the same: it makes a range of the target like the source's. So a
-//! copy that was killed goes on by being begun again.
+//! The first pass copies, the second reads everything back and compares it, and what anybody changed
+//! on either side since that began comes from their feeds; where the source has no feed, passes are
+//! made until one finds nothing. Every pass does the same: it makes a range of the target like the
+//! source's. So a copy that was killed goes on by being begun again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,26 +58,32 @@ pub fn copy(
     };
     copy.pass()?;
     copy.done.same = 0;
-    match from.change_feed() {
-        Some(feed) => {
+    let mut feeds = Vec::new();
+    for (side, store) in [("the source", from), ("the target", to)] {
+        if let Some(feed) = store.change_feed() {
             let cursor = feed.newest(&ctx())?;
-            copy.pass()?;
-            copy.follow(feed, cursor)?;
-        }
-        None => {
-            let mut pass = 0;
-            while copy.goes_on() && copy.pass()? {
-                pass += 1;
-                if pass == PASSES {
-                    copy.too_busy();
-                    break;
-                }
-            }
+            feeds.push(Followed { side, feed, cursor });
         }
     }
+    let mut pass = 0;
+    while copy.goes_on() && copy.pass()? && from.change_feed().is_none() {
+        pass += 1;
+        if pass == PASSES {
+            copy.too_busy("the source");
+            break;
+        }
+    }
+    copy.follow(feeds)?;
     to.sync(&ctx())?;
     copy.done.refused += copy.refused.len() as u64;
     Ok(copy.done)
+}
+
+/// A side's changes, as far as they are known.
+struct Followed<'a> {
+    side: &'static str,
+    feed: &'a dyn ChangeFeed,
+    cursor: u64,
 }
 
 struct Copy<'a, 'w> {
@@ -103,34 +109,44 @@ impl Copy<'_, '_> {
         }
     }
 
-    fn too_busy(&mut self) {
+    fn too_busy(&mut self, side: &str) {
         self.done.refused += 1;
         let why = "it changes faster than it is copied: stop what writes to it, and copy again";
-        (self.watch.trouble)("the source", why);
+        (self.watch.trouble)(side, why);
     }
 
-    /// Carries over what was changed since the cursor, up to now: rounds, each to the end that the
-    /// log has when it begins, until one is short.
-    fn follow(&mut self, feed: &dyn ChangeFeed, mut cursor: u64) -> Result<()> {
+    /// Goes after what was changed since the cursors, up to now: rounds, each to the ends that the
+    /// logs have when it comes to them, until one is short.
+    fn follow(&mut self, mut feeds: Vec<Followed<'_>>) -> Result<()> {
+        let mut busy = None;
         for _ in 0..PASSES {
-            let (start, end) = (cursor, feed.newest(&ctx())?);
-            while cursor < end {
-                if !self.goes_on() {
-                    return Ok(());
+            busy = None;
+            for Followed { side, feed, cursor } in &mut feeds {
+                let (start, end) = (*cursor, feed.newest(&ctx())?);
+                while *cursor < end {
+                    if !self.goes_on() {
+                        return Ok(());
+                    }
+                    let found = feed.changes(&ctx(), *cursor, STEP)?;
+                    *cursor = found.cursor;
+                    if found.lost {
+                        self.pass()?;
+                    }
+                    let ids: BTreeSet<MessageId> =
+                        found.changes.into_iter().map(|c| c.id).collect();
+                    ids.iter().try_for_each(|id| self.one(id))?;
                 }
-                let found = feed.changes(&ctx(), cursor, STEP)?;
-                cursor = found.cursor;
-                if found.lost {
-                    self.pass()?;
+                if end.saturating_sub(start) >= STEP as u64 {
+                    busy = Some(*side);
                 }
-                let ids: BTreeSet<MessageId> = found.changes.into_iter().map(|c| c.id).collect();
-                ids.iter().try_for_each(|id| self.one(id))?;
             }
-            if end - start < STEP as u64 {
+            if busy.is_none() {
                 return Ok(());
             }
         }
-        self.too_busy();
+        if let Some(side) = busy {
+            self.too_busy(side);
+        }
         Ok(())
     }
 

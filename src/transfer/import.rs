@@ -101,14 +101,9 @@ impl Import<'_> {
         for ((place, id, document), answer) in waiting.into_iter().zip(answers) {
             match answer {
                 Ok(_) => self.done.stored += 1,
-                Err(Error::AlreadyExists { state }) => match self.is_same(&id, &document)? {
-                    true => self.done.same += 1,
-                    false => {
-                        let why = format!(
-                            "{id} is in {state} already, and not as it is here; it was kept"
-                        );
-                        self.refuse(&place, &why, watch);
-                    }
+                Err(Error::AlreadyExists { state }) => match self.differs(&id, &document, state)? {
+                    None => self.done.same += 1,
+                    Some(why) => self.refuse(&place, &format!("{id} {why}"), watch),
                 },
                 Err(error) if !error.is_of_the_store() => {
                     self.refuse(&place, &format!("{id}: {error}"), watch);
@@ -120,18 +115,33 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Whether the document changes nothing of what is stored.
-    fn is_same(&self, id: &MessageId, document: &Document) -> Result<bool, Error> {
+    /// Why the document is not taken, of which a message was in the way; nothing if it is stored like
+    /// that. What was in the way may be elsewhere by now.
+    fn differs(
+        &self,
+        id: &MessageId,
+        document: &Document,
+        was: QueueState,
+    ) -> Result<Option<String>, Error> {
         let stored = match self.store.get(&ctx(), id) {
-            Err(error) if !error.is_of_the_store() => return Ok(false),
-            stored => stored?,
+            Ok(Some(stored)) => stored,
+            // Somebody delivered or removed it, and may not want it again.
+            Ok(None) => {
+                let why =
+                    format!("was in {was} already, and is gone since; it was not stored again");
+                return Ok(Some(why));
+            }
+            Err(error) if error.is_of_the_store() => return Err(error),
+            Err(error) => {
+                let why =
+                    format!("is in {was} already, and can't be compared: {error}; it was kept");
+                return Ok(Some(why));
+            }
         };
-        let Some(stored) = stored else {
-            return Ok(false);
-        };
+        let state = stored.metadata.state;
         let write = Write {
             id,
-            state: document.state.unwrap_or(stored.metadata.state),
+            state: document.state.unwrap_or(state),
             document,
             opened: Opened::Absent,
             own: None,
@@ -139,6 +149,7 @@ impl Import<'_> {
             now: Timestamp::now(),
         };
         let verdict = decide(Some(&stored), &write, || Ok::<_, Error>(false))?;
-        Ok(verdict == Verdict::Nothing)
+        Ok((verdict != Verdict::Nothing)
+            .then(|| format!("is in {state} already, and not as it is here; it was kept")))
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use retryspoolfs::QueueState::{self, Active, Bounce, Deferred, Hold, Incoming};
 use retryspoolfs::{MessageMetadata, Timestamp};
 
+use crate::pipe::Pipe;
 use crate::support::{Output, Script, Spool, ago, eventually, message};
 
 /// A command over the messages of one state, and how its work is seen in the table.
@@ -345,13 +346,8 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.decode().splitlines
             format!("130 retryspoolfs: {name}: interrupted; nothing was done")
         );
     }
-    // Standard input that says nothing for a while: what was read before is not begun.
+    // Standard input that says nothing for a while: what is not whole is not begun.
     for (command, written, said) in [
-        (
-            "hold $SPOOL -",
-            "m1",
-            "hold: interrupted: 0 messages moved to hold",
-        ),
         (
             "delete $SPOOL - -0",
             "m1",
@@ -392,6 +388,47 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.decode().splitlines
         std::fs::remove_file(spool.work().join("in")).unwrap();
     }
     assert_eq!(spool.count(Deferred), 101);
+}
+
+/// IDs that another program finds one by one are not kept waiting for a hundred of them.
+#[test]
+fn each_does_at_once_what_it_is_told_of_by_a_pipe_that_stays_open() {
+    for case in CASES.iter().filter(|case| !case.is_undo()) {
+        let spool = case.spool(many(case.from, 40));
+        let mut pipe = Pipe::open(&spool, &case.command.replace("{}", "-"));
+        let is_done = |count| {
+            let what = format!("{count} by {}", case.command);
+            eventually(&what, || case.done(&spool, 40) == count);
+        };
+        pipe.write("m00\n");
+        is_done(1);
+        // A line is an ID when it has ended.
+        pipe.write("m01\nm0");
+        is_done(2);
+        pipe.write("2\nnone\nm03\n");
+        is_done(4);
+        let output = pipe.close();
+        ends(&output, 3, "none: no message has this ID");
+        let said = "4 messages ";
+        assert!(output.stderr.contains(said), "{output:#?}");
+    }
+    // What is no ID ends it, and what came before is done; interrupted it says how far it came.
+    let spool = Spool::with(many(Deferred, 40));
+    let mut pipe = Pipe::open(&spool, "hold $SPOOL - -0");
+    pipe.write(&format!("m00\0m01\0{}\0m02\0", "x".repeat(300)));
+    let output = pipe.command.wait();
+    ends(&output, 3, "until then: 2 messages moved to hold");
+    assert_eq!(spool.count(Hold), 2);
+    let mut pipe = Pipe::open(&spool, "hold $SPOOL -");
+    pipe.write("m02\nm03");
+    eventually("the first one", || spool.count(Hold) == 3);
+    pipe.signal(libc::SIGTERM);
+    ends(&pipe.command.wait(), 130, "interrupted: 1 message moved");
+    assert_eq!(spool.count(Hold), 3);
+    // The end of the input ends the last line.
+    let mut pipe = Pipe::open(&spool, "hold $SPOOL -");
+    pipe.write("m03");
+    ends(&pipe.close(), 0, "1 message moved");
 }
 
 /// Waits until all is read that was written to it, and more is waited for.

@@ -11,13 +11,19 @@
 #[path = "../mount/support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "the tests of the filesystem use the rest")]
+#[path = "../spool/steps.rs"]
+mod steps;
+
 mod changing;
 mod filters;
 mod looks;
+mod pipe;
 mod places;
 mod put;
 mod recipes;
 mod top;
 mod transfer;
+mod transfer_races;
 mod undoing;
 mod upkeep;

@@ -1,11 +1,9 @@
 //! Documents from outside.
 
-use std::fs::File;
-use std::io::Write;
-
 use retryspoolfs::QueueState::{Bounce, Deferred, Hold, Incoming};
 
-use crate::support::{Output, Script, Spool, eventually, message};
+use crate::pipe::Pipe;
+use crate::support::{Spool, eventually, message};
 
 #[test]
 fn documents_are_stored_changed_and_refused() {
@@ -85,42 +83,10 @@ fn files_of_a_mount_are_put_as_they_are() {
     assert_eq!(spool.rows(), before);
 }
 
-/// A pipe that stays open, as a shell's that another program writes to, with `put` at its end.
-struct Pipe {
-    put: Script,
-    end: File,
-}
-
-impl Pipe {
-    fn open(spool: &Spool) -> Pipe {
-        let script = "mkfifo $WORK/in; exec $PROGRAM put $SPOOL < $WORK/in";
-        let put = spool.start_in(&["bash"], script, spool.dir());
-        let path = spool.work().join("in");
-        eventually("the pipe is there", || path.exists());
-        let end = File::options().write(true).open(path).unwrap();
-        Pipe { put, end }
-    }
-
-    fn write(&mut self, text: &str) {
-        self.end.write_all(text.as_bytes()).unwrap();
-    }
-
-    fn signal(&self, signal: i32) {
-        // SAFETY: the script was not waited for, so the process is there.
-        unsafe { libc::kill(self.put.pid(), signal) };
-    }
-
-    /// No more comes.
-    fn close(self) -> Output {
-        drop(self.end);
-        self.put.wait()
-    }
-}
-
 #[test]
 fn what_comes_slowly_is_stored_as_it_comes() {
     let spool = Spool::new();
-    let mut pipe = Pipe::open(&spool);
+    let mut pipe = Pipe::open(&spool, "put $SPOOL");
     let is_stored = |id: &str| eventually(id, || spool.state(id).is_some());
     pipe.write("{\"ID\":\"a\"}\n");
     is_stored("a");
@@ -141,7 +107,7 @@ fn what_comes_slowly_is_stored_as_it_comes() {
 #[test]
 fn a_put_is_interrupted_and_goes_on() {
     let spool = Spool::new();
-    let mut pipe = Pipe::open(&spool);
+    let mut pipe = Pipe::open(&spool, "put $SPOOL");
     let lines = |ids: std::ops::Range<u32>| -> String {
         ids.map(|n| format!("{{\"ID\":\"m{n}\"}}\n")).collect()
     };
@@ -149,7 +115,7 @@ fn a_put_is_interrupted_and_goes_on() {
     eventually("it has begun", || spool.count(Incoming) == 300);
     pipe.write("{\"ID\":");
     pipe.signal(libc::SIGINT);
-    let output = pipe.put.wait();
+    let output = pipe.command.wait();
     assert_eq!(output.status.code(), Some(130), "{output:#?}");
     let said = "put: interrupted: 300 messages stored";
     assert!(output.stderr.contains(said), "{output:#?}");
@@ -166,7 +132,7 @@ fn a_put_is_interrupted_and_goes_on() {
 #[test]
 fn a_put_loses_a_race() {
     let spool = Spool::with([message("a", Deferred)]);
-    let mut pipe = Pipe::open(&spool);
+    let mut pipe = Pipe::open(&spool, "put $SPOOL");
     pipe.write("{\"ID\":\"first\"}\n");
     eventually("it is at work", || spool.state("first").is_some());
     let sql = spool.sql();
@@ -177,10 +143,7 @@ fn a_put_loses_a_race() {
             VALUES ('new', 3, 1, 10, 0, 0, 0, 'a worker''s', 1, 5, '{}')";
     sql.execute_batch(other).unwrap();
     pipe.write("{\"ID\":\"a\",\"Priority\":1}\n{\"ID\":\"new\"}\n{\"ID\":\"last\"}\n");
-    let at = format!("/proc/{}/wchan", pipe.put.pid());
-    eventually("it waits for the lock", || {
-        std::fs::read_to_string(&at).is_ok_and(|at| at.contains("sleep"))
-    });
+    pipe.command_waits_for_the_lock();
     sql.execute_batch("COMMIT").unwrap();
     let output = pipe.close();
     assert_eq!(output.status.code(), Some(3), "{output:#?}");

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use retryspoolfs::QueueState;
 
-use crate::support::{Spool, eventually, message, program};
+use crate::support::{Spool, ctx, eventually, eventually_or, message, program};
 
 /// A shell in a window of its own tmux server.
 struct Window {
@@ -42,7 +42,8 @@ impl Window {
 
     #[track_caller]
     fn shows(&self, text: &str) {
-        eventually(text, || self.screen().contains(text));
+        let is_shown = || self.screen().contains(text);
+        eventually_or(is_shown, || format!("{text} on\n{}", self.screen()));
     }
 
     /// Types a line, and Enter.
@@ -142,11 +143,78 @@ fn signals_end_it_and_the_terminal_is_as_it_was() {
         spool.bash(&format!("kill -{signal} {pid}")).ok();
         window.is_as_before(code);
     }
+    for (key, code) in [("C-c", 130), ("'C-\\'", 131)] {
+        let window = Window::open(&spool);
+        window.starts_top("queue.db");
+        window.tmux(&format!("send-keys {key}"));
+        window.is_as_before(code);
+    }
+}
+
+/// Stopped, it leaves the shell a terminal; and takes it again with what is true then.
+#[test]
+fn it_is_stopped_and_goes_on() {
+    let spool = spool();
     let window = Window::open(&spool);
-    window.starts_top("queue.db");
-    window.tmux("send-keys C-z");
-    window.tmux("send-keys C-c");
-    window.is_as_before(130);
+    let dir = spool.dir().display();
+    window.types(&format!("cd {dir}; stty -g > before"));
+    window.types(&format!("{} top queue.db", program().display()));
+    window.shows("LATEST CHANGES");
+    let signal = |signal: &str| {
+        let pid = window.pid_of_top();
+        spool.bash(&format!("kill -{signal} {pid}")).ok();
+    };
+    let is_left = |code: i32| {
+        window.shows("ready:");
+        window.types("echo code=$?; stty -g > after; echo done");
+        window.is_as_before(code);
+    };
+    let (key, resize) = ("send-keys C-z", "resize-window -x 100 -y 30");
+    for (nth, stop) in [key, "TSTP", key].into_iter().enumerate() {
+        match stop == key {
+            true => drop(window.tmux(key)),
+            false => signal(stop),
+        }
+        window.shows("Stopped");
+        // 128 and the signal's number: it is stopped by the signal that came.
+        is_left(148);
+        window.tmux(resize);
+        let id = format!("new-{nth}");
+        let new = message(&id, QueueState::Hold);
+        spool.open().insert(&ctx(), &new).unwrap();
+        window.types("clear; fg");
+        window.shows(&format!("store  - -> hold  {id}"));
+        window.tmux("resize-window -x 80 -y 24");
+        eventually("it fits the window", || {
+            let screen = window.screen();
+            let lines: Vec<&str> = screen.lines().collect();
+            lines.len() <= 24 && lines[0].contains("(q quits")
+        });
+    }
+    // The background is no place for a screen, and whoever ends it there is heard.
+    window.tmux(key);
+    is_left(148);
+    window.types("clear; bg; wait %1; echo waited=$?");
+    window.shows("waited=148");
+    window.types("clear; kill %1");
+    eventually("the shell says how it ended", || {
+        window.types("");
+        window.screen().contains("Exit 143")
+    });
+    window.types(&format!(
+        "clear; {} top queue.db & wait %1; echo waited=$?",
+        program().display()
+    ));
+    window.shows("waited=148");
+    // Stopped from outside, it can't give back what it has; later it can.
+    window.types("clear; fg");
+    window.shows("LATEST CHANGES");
+    signal("STOP");
+    window.shows("Stopped");
+    window.types("clear; fg");
+    window.shows("LATEST CHANGES");
+    window.tmux("send-keys q");
+    is_left(0);
 }
 
 #[test]

@@ -3,23 +3,28 @@
 //! Owns: the order of the steps. A message that moves is renamed, and that rename decides; one
 //! that is updated is exchanged with its new file, which fails if it has gone. Both find out
 //! afterwards whether RetrySpool's store, which asks nobody, wrote the file in between. New
-//! content is on the disk before it gets a name; the directories are, before a call returns.
+//! content is on the disk before it gets a name, unless it is written where the old one lies
+//! ([`patch`](super::patch)); that and the directories are, before a call returns. A crash in the
+//! middle of a move leaves the message in one state or the other, perhaps with a document that
+//! names the wrong one; it is put right ([`settle`](super::settle)) when a store of ours is next
+//! open.
 //! May fail: until the deciding step. After it nothing but the disk does, and says so.
 //! Must not know: the index's inside.
 //!
 //! It is long because its steps are to be compared: which of them decides, and what a crash between
 //! two leaves.
 
+use std::io;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat2};
 use nix::sys::stat::FileStat;
-use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::Directory;
 use super::file::{self, Found, Look, Temporary, mark, same_bytes, sync_names};
 use super::find::{Everywhere, everywhere};
+use super::patch::Patch;
 use super::place::{StateDir, failed};
 use crate::backend::{Context, Error, Result};
 use crate::model::{
@@ -33,9 +38,42 @@ pub enum Attempt {
     Again,
 }
 
+/// How the document of a message that has moved becomes the new one.
+enum New<'a> {
+    /// By a file that is on the disk, and takes its place.
+    File(Temporary<'a>),
+    Patch(Patch),
+}
+
+impl New<'_> {
+    fn put(&mut self, name: &str) -> io::Result<()> {
+        match self {
+            New::File(new) => Ok(new.rename(name, RenameFlags::empty())?),
+            New::Patch(patch) => patch.apply(),
+        }
+    }
+
+    fn revision(&self, metadata: &MessageMetadata) -> Revision {
+        match self {
+            New::File(new) => new.revision(metadata),
+            New::Patch(patch) => patch.revision(metadata),
+        }
+    }
+
+    /// Brings what it wrote to the disk, if it is not there.
+    fn sync(&self, path: &str) -> Result<()> {
+        match self {
+            New::File(_) => Ok(()),
+            New::Patch(patch) => patch
+                .sync()
+                .map_err(|e| Error::Durability(format!("{path}: {e}"))),
+        }
+    }
+}
+
 /// A change under way.
 pub struct Step<'a> {
-    ctx: &'a Context,
+    pub ctx: &'a Context,
     pub id: &'a MessageId,
     pub name: String,
 }
@@ -197,44 +235,6 @@ impl Directory {
         }
     }
 
-    /// See [`Backend::remove`](crate::Backend::remove).
-    pub fn remove(
-        &self,
-        ctx: &Context,
-        id: &MessageId,
-        from: QueueState,
-        seen_by_caller: Option<Revision>,
-    ) -> Result<Revision> {
-        let step = self.step_of(ctx, id)?;
-        let held = self.locks.lock(id, ctx.deadline())?;
-        loop {
-            let seen = self.look(&step)?;
-            let found = expect(&seen, from, seen_by_caller)?;
-            if self.take_away(&step, &seen, found, seen_by_caller.is_some())? {
-                drop(held);
-                sync_names(&self.place, self.place.to(from)?)?;
-                return Ok(found.stored.revision);
-            }
-            again(ctx)?;
-        }
-    }
-
-    /// See [`Backend::delete_meta`](crate::Backend::delete_meta).
-    pub fn delete(&self, ctx: &Context, id: &MessageId) -> Result<()> {
-        let step = self.step_of(ctx, id)?;
-        let held = self.locks.lock(id, ctx.deadline())?;
-        loop {
-            let seen = self.look(&step)?;
-            let found = seen.best.as_ref().ok_or(Error::NotFound)?;
-            if self.take_away(&step, &seen, found, false)? {
-                drop(held);
-                let state = found.stored.metadata.state;
-                return sync_names(&self.place, self.place.to(state)?);
-            }
-            again(ctx)?;
-        }
-    }
-
     /// Gives a new message its name, if that is free.
     fn place_new(&self, step: &Step, metadata: &MessageMetadata) -> Result<Attempt> {
         let dir = self.place.to(metadata.state)?;
@@ -251,7 +251,12 @@ impl Directory {
     ) -> Result<Attempt> {
         let dir = new.dir;
         match no_replace(|flags| new.rename(&step.name, flags), dir, &step.name) {
-            Ok(()) => Ok(Attempt::Done(self.done(step, &new, metadata.clone(), None))),
+            Ok(()) => Ok(Attempt::Done(self.done(
+                step,
+                new.revision(metadata),
+                metadata.clone(),
+                None,
+            ))),
             // A RetrySpool that starts removes files that look half-written.
             Err(Errno::EEXIST | Errno::ENOENT) => Ok(Attempt::Again),
             Err(e) => Err(failed(&self.place.shown(dir.state, &step.name), &e.into())),
@@ -296,7 +301,7 @@ impl Directory {
     }
 
     /// Moves the message to another state, with new content. What RetrySpool wrote meanwhile is
-    /// carried along, unless it matters: then the message goes back.
+    /// carried along, unless the content matters: then the message goes back.
     fn shift(
         &self,
         step: &Step,
@@ -307,12 +312,21 @@ impl Directory {
         let state = found.stored.metadata.state;
         let (from, to) = (self.place.to(state)?, self.place.to(metadata.state)?);
         let name = step.name.as_str();
-        let new = Temporary::write(&self.place, to, name, &metadata, Some(&found.stat));
-        let mut new = match new {
-            Ok(new) => Some(new),
-            // A rename needs no room. The document is written when there is some.
-            Err(Error::StorageFull(_)) if !matters => None,
-            Err(e) => return Err(e),
+        let patch = match matters {
+            true => None,
+            false => Patch::of(from, name, found, to.state),
+        };
+        let mut new = match patch {
+            Some(patch) => {
+                metadata = patch.metadata.clone();
+                Some(New::Patch(patch))
+            }
+            None => match Temporary::write(&self.place, to, name, &metadata, Some(&found.stat)) {
+                Ok(new) => Some(New::File(new)),
+                // A rename needs no room. The document is written when there is some.
+                Err(Error::StorageFull(_)) if !matters => None,
+                Err(e) => return Err(e),
+            },
         };
         let go = |a: &StateDir, b: &StateDir| {
             let rename = |flags| renameat2(&a.file, name, &b.file, name, flags);
@@ -335,17 +349,23 @@ impl Directory {
             if let Ok(Look::Message(meanwhile)) = file::read(to, name, step.id) {
                 metadata = moved(&meanwhile.stored.metadata, metadata.state);
                 let like = Some(&meanwhile.stat);
-                new = Temporary::write(&self.place, to, name, &metadata, like).ok();
+                let written = Temporary::write(&self.place, to, name, &metadata, like);
+                new = written.ok().map(New::File);
             }
         }
         let before = Some((state, found.stored.revision));
         // It has moved: what fails from here on is put right by whoever watches the directory.
         if let Some(new) = &mut new {
-            match new.rename(name, RenameFlags::empty()) {
-                Ok(()) => return Ok(Attempt::Done(self.done(step, new, metadata, before))),
+            match new.put(name) {
+                Ok(()) => {
+                    let revision = new.revision(&metadata);
+                    let stored = self.done(step, revision, metadata, before);
+                    new.sync(&self.place.shown(to.state, name))?;
+                    return Ok(Attempt::Done(stored));
+                }
                 Err(e) => {
                     let path = self.place.shown(to.state, name);
-                    tracing::warn!(target: "retryspoolfs", "{path}: it still names {state} as its state: {}", e.desc());
+                    tracing::warn!(target: "retryspoolfs", "{path}: it still names {state} as its state: {e}");
                 }
             }
         }
@@ -402,70 +422,17 @@ impl Directory {
             Err(e) => return Err(shown(e)),
         }
         let before = Some((dir.state, found.stored.revision));
-        Ok(Attempt::Done(self.done(step, &new, metadata, before)))
-    }
-
-    /// Removes the message and its older copies. `exactly`: only what was found.
-    fn take_away(
-        &self,
-        step: &Step,
-        seen: &Everywhere,
-        found: &Found,
-        exactly: bool,
-    ) -> Result<bool> {
-        let state = found.stored.metadata.state;
-        let dir = self.place.to(state)?;
-        let name = step.name.as_str();
-        let shown = |e: Errno| failed(&self.place.shown(state, name), &e.into());
-        let unlink =
-            |dir: &StateDir, name: &str| unlinkat(&dir.file, name, UnlinkatFlags::NoRemoveDir);
-        for double in &seen.doubles {
-            let _ = unlink(self.place.to(*double)?, name);
-        }
-        let gone = if exactly {
-            // Under a name that nobody reads it can be looked at before it goes.
-            let taken = PlainName::temporary(name, file::random());
-            let go = |a: &str, b: &str| {
-                renameat2(&dir.file, a, &dir.file, b, RenameFlags::RENAME_NOREPLACE)
-            };
-            match go(name, &taken) {
-                Ok(()) => {}
-                Err(Errno::ENOENT | Errno::EEXIST) => return Ok(false),
-                Err(e) => return Err(shown(e)),
-            }
-            let taken_stat = file::stat(dir, &taken)?;
-            if !taken_stat.is_none_or(|s| same_bytes(&s, &found.stat)) {
-                if go(&taken, name) == Err(Errno::EEXIST) {
-                    let _ = unlink(dir, &taken);
-                }
-                return Ok(false);
-            }
-            // A RetrySpool that starts may have removed it already.
-            match unlink(dir, &taken) {
-                Err(Errno::ENOENT) => Ok(()),
-                gone => gone,
-            }
-        } else {
-            unlink(dir, name)
-        };
-        match gone {
-            Ok(()) => {}
-            Err(Errno::ENOENT) => return Ok(false),
-            Err(e) => return Err(shown(e)),
-        }
-        let before = Some((state, found.stored.revision));
-        self.note(step.id, None, before, step.ctx.actor());
-        Ok(true)
+        let revision = new.revision(&metadata);
+        Ok(Attempt::Done(self.done(step, revision, metadata, before)))
     }
 
     fn done(
         &self,
         step: &Step,
-        new: &Temporary,
+        revision: Revision,
         metadata: MessageMetadata,
         before: Option<(QueueState, Revision)>,
     ) -> Stored {
-        let revision = new.revision(&metadata);
         let stored = Stored { metadata, revision };
         self.note(step.id, Some(&stored), before, step.ctx.actor());
         stored
@@ -482,7 +449,7 @@ impl Directory {
     }
 }
 
-fn again(ctx: &Context) -> Result<()> {
+pub fn again(ctx: &Context) -> Result<()> {
     match ctx.expired() {
         true => Err(Error::Busy(
             "RetrySpool changed the message again and again".into(),
@@ -513,7 +480,7 @@ pub fn in_use(seen: &Everywhere) -> Option<Error> {
 
 /// The message, if it is in that state and at that revision. A revision without a mark is one of
 /// which Updated alone is known.
-fn expect(seen: &Everywhere, state: QueueState, revision: Option<Revision>) -> Result<&Found> {
+pub fn expect(seen: &Everywhere, state: QueueState, revision: Option<Revision>) -> Result<&Found> {
     let found = seen.best.as_ref().ok_or(Error::NotFound)?;
     let actual = found.stored.metadata.state;
     if actual != state {

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -19,6 +19,8 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use super::place::{Place, StateDir, failed, is_regular};
 use crate::backend::{Error, Result};
 use crate::document;
+#[cfg(test)]
+use crate::model::QueueState;
 use crate::model::{MessageId, MessageMetadata, PlainName, Revision, Stored};
 
 /// The longest file that is read. RetrySpool sets no limit; this one keeps a foreign file of any
@@ -82,19 +84,37 @@ pub fn read(dir: &StateDir, name: &str, id: &MessageId) -> Result<Look> {
         }
         Err(e) => return Ok(Look::Foreign(format!("it can't be opened: {}", e.desc()))),
     };
-    let stat = fstat(&file).map_err(|e| failed(name, &e.into()))?;
+    let fstat = || fstat(&file).map_err(|e| failed(name, &e.into()));
+    let mut stat = fstat()?;
     if !is_regular(&stat) {
         return Ok(Look::Foreign("it is not a regular file".into()));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0).min(1 << 20) + 1);
-    let read = (&file).take(LONGEST + 1).read_to_end(&mut bytes);
-    if let Err(e) = read {
-        return Ok(Look::Foreign(format!("it can't be read: {e}")));
+    // Once more, if it was rewritten where it lies meanwhile.
+    for _ in 0..4 {
+        bytes.clear();
+        let read = (&file)
+            .rewind()
+            .and_then(|()| (&file).take(LONGEST + 1).read_to_end(&mut bytes));
+        if let Err(e) = read {
+            return Ok(Look::Foreign(format!("it can't be read: {e}")));
+        }
+        let before = std::mem::replace(&mut stat, fstat()?);
+        if mark(&before) == mark(&stat) {
+            break;
+        }
     }
     if bytes.len() as u64 > LONGEST {
         return Ok(Look::Foreign("it is longer than 16 MiB".into()));
     }
-    Ok(match document::read_kept(&bytes, id, dir.state) {
+    let read = document::read_kept(&bytes, id, dir.state);
+    // Opened just before it moved, and read just after its document was rewritten: it has gone.
+    if read.as_ref().is_ok_and(|kept| !kept.names_its_state)
+        && self::stat(dir, name)?.is_none_or(|now| now.st_ino != stat.st_ino)
+    {
+        return Ok(Look::Absent);
+    }
+    Ok(match read {
         Ok(kept) => Look::Message(Box::new(Found {
             stored: Stored {
                 revision: Revision {
@@ -191,10 +211,7 @@ impl<'a> Temporary<'a> {
 
     /// The revision that it is, now that it has its name.
     pub fn revision(&self, metadata: &MessageMetadata) -> Revision {
-        Revision {
-            updated: metadata.updated,
-            tag: fstat(&self.file).map_or(1, |stat| mark(&stat)),
-        }
+        revision(&self.file, metadata)
     }
 }
 
@@ -211,6 +228,14 @@ impl Drop for Temporary<'_> {
     }
 }
 
+/// The revision that a file is.
+pub fn revision(file: &File, metadata: &MessageMetadata) -> Revision {
+    Revision {
+        updated: metadata.updated,
+        tag: fstat(file).map_or(1, |stat| mark(&stat)),
+    }
+}
+
 /// A number for a temporary name; one that is taken is no more than a reason to try another.
 pub fn random() -> u32 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -218,8 +243,22 @@ pub fn random() -> u32 {
     RandomState::new().hash_one(NEXT.fetch_add(1, Relaxed)) as u32
 }
 
+#[cfg(test)]
+thread_local! {
+    /// What this thread brought to the disk: each time all names of a directory.
+    pub static SYNCED: std::cell::RefCell<Vec<(QueueState, Vec<std::ffi::OsString>)>> =
+        const { std::cell::RefCell::new(Vec::new()) };
+}
+
 /// Brings the names in a directory to the disk.
 pub fn sync_names(place: &Place, dir: &StateDir) -> Result<()> {
+    #[cfg(test)]
+    {
+        let entries = std::fs::read_dir(place.path().join(dir.state.as_str()));
+        let names = entries.into_iter().flatten().flatten();
+        let names = names.map(|entry| entry.file_name()).collect();
+        SYNCED.with_borrow_mut(|synced| synced.push((dir.state, names)));
+    }
     dir.file.sync_all().map_err(|e| {
         let path = place.path().join(dir.state.as_str());
         Error::Durability(format!("{}: {e}", path.display()))

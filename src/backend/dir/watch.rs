@@ -249,7 +249,11 @@ impl Directory {
         let known = self.known.lock().entry(&id);
         let same = match (stats.as_slice(), known) {
             ([], None) => true,
-            ([(state, stat)], Some((at, entry))) => at == *state && entry.mark == mark(stat),
+            // One whose document was still to be rewritten may have been since, with no other
+            // mark where the clock of files is slow.
+            ([(state, stat)], Some((at, entry))) => {
+                at == *state && entry.mark == mark(stat) && !watch.misnamed.contains_key(&id)
+            }
             _ => false,
         };
         if same {

@@ -1,51 +1,59 @@
 //! A terminal that shows one screen: taken over, drawn on, and given back as it was.
 //!
-//! Owns: the terminal's settings before, which are restored when the value is dropped, and before
-//! the message of a panic is printed.
+//! Owns: the terminal's settings before, which are restored when the value is dropped, while the
+//! process is stopped, and where a thread panics. That ends the program, whichever thread it is:
+//! a screen that nobody looks for any more would show old news as if they were new.
 
 use std::io::{self, IsTerminal, Write};
 use std::mem::MaybeUninit;
-use std::sync::Mutex;
+use std::panic::PanicHookInfo;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-/// The settings before, while the terminal is ours.
+use crate::cli::output::complain;
+
+/// The settings before, while the terminal is ours. Whoever draws holds it.
 static BEFORE: Mutex<Option<libc::termios>> = Mutex::new(None);
 
 /// The other screen, without a cursor; and back.
 const ENTER: &[u8] = b"\x1b[?1049h\x1b[?25l";
 const LEAVE: &[u8] = b"\x1b[?25h\x1b[?1049l";
 
-/// The terminal, while it is ours.
+/// The terminal; given back as it was when this is dropped.
 pub struct Terminal(());
 
 impl Terminal {
-    /// Takes it over. `None` where standard input and output are no terminal.
-    pub fn open() -> io::Result<Option<Terminal>> {
+    /// The terminal, not yet taken. `None` where standard input and output are none.
+    pub fn of_process() -> Option<Terminal> {
         if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
-            return Ok(None);
+            return None;
         }
-        let mut before = MaybeUninit::<libc::termios>::uninit();
-        // SAFETY: there is room for what tcgetattr writes.
-        if unsafe { libc::tcgetattr(libc::STDIN_FILENO, before.as_mut_ptr()) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: tcgetattr succeeded, so it has filled it.
-        let before = unsafe { before.assume_init() };
+        std::panic::set_hook(Box::new(|panic| {
+            restore();
+            complain(&told(panic));
+            std::process::exit(1);
+        }));
+        Some(Terminal(()))
+    }
+
+    /// Takes it over; also where it is ours, but somebody may have had it since.
+    pub fn take(&self) -> io::Result<()> {
+        let mut before = settings();
+        let before = match *before {
+            Some(settings) => settings,
+            None => *before.insert(get()?),
+        };
         let mut ours = before;
         ours.c_lflag &= !(libc::ICANON | libc::ECHO);
         ours.c_cc[libc::VMIN] = 0;
         ours.c_cc[libc::VTIME] = 0;
-        // Nobody stops the program in the middle: the shell would get this terminal.
-        ours.c_cc[libc::VSUSP] = libc::_POSIX_VDISABLE;
-        hold(Some(before));
-        let previous = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            restore();
-            previous(panic);
-        }));
         set(&ours)?;
-        draw(ENTER)?;
-        Ok(Some(Terminal(())))
+        draw(ENTER)
+    }
+
+    /// Gives it back.
+    pub fn leave(&self) {
+        restore();
     }
 
     /// Columns and rows.
@@ -73,7 +81,11 @@ impl Terminal {
             screen.push_str("\x1b[0m\x1b[K");
         }
         screen.push_str("\x1b[J");
-        draw(screen.as_bytes())
+        match *settings() {
+            Some(_) => draw(screen.as_bytes()),
+            // A thread panics, and has given the terminal back.
+            None => Ok(()),
+        }
     }
 
     /// A key, or nothing when the time is over or a signal comes.
@@ -105,26 +117,58 @@ impl Drop for Terminal {
     }
 }
 
+/// Whether the terminal is this process's to use, and not another job's of the same shell.
+pub fn in_foreground() -> bool {
+    // SAFETY: neither call has preconditions.
+    let (foreground, ours) = unsafe { (libc::tcgetpgrp(libc::STDIN_FILENO), libc::getpgrp()) };
+    // None where it is not the terminal of a shell's jobs.
+    foreground == -1 || foreground == ours
+}
+
 /// Gives the terminal back, once.
 fn restore() {
-    if let Some(before) = hold(None) {
+    let mut before = settings();
+    if let Some(before) = before.take() {
         let _ = draw(LEAVE);
-        let _ = set(&before);
+        // In the background the settings are somebody else's, and setting them stops the process.
+        if in_foreground() {
+            let _ = set(&before);
+        }
     }
 }
 
-/// Remembers the settings before, and gives those that were remembered.
-fn hold(settings: Option<libc::termios>) -> Option<libc::termios> {
-    // The lock is held for this alone, so nobody panicked with it.
-    let mut before = BEFORE
+/// The line for a panic.
+fn told(panic: &PanicHookInfo) -> String {
+    let why = panic.payload_as_str().unwrap_or("it panicked");
+    let place = panic.location().map(|place| format!(" at {place}"));
+    let place = place.unwrap_or_default();
+    format!("top: {why}{place}; that is a bug in this program, please report it")
+}
+
+fn settings() -> MutexGuard<'static, Option<libc::termios>> {
+    // What is done with the lock does not panic: it ends by itself, also in a panic's hook.
+    BEFORE
         .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    std::mem::replace(&mut *before, settings)
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn get() -> io::Result<libc::termios> {
+    let mut now = MaybeUninit::uninit();
+    // SAFETY: there is room for what tcgetattr writes, and it has filled it where it succeeds.
+    unsafe {
+        checked(libc::tcgetattr(libc::STDIN_FILENO, now.as_mut_ptr()))?;
+        Ok(now.assume_init())
+    }
 }
 
 fn set(settings: &libc::termios) -> io::Result<()> {
     // SAFETY: the settings are whole.
-    match unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSAFLUSH, settings) } {
+    checked(unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSAFLUSH, settings) })
+}
+
+/// What the call says, as Rust says it.
+pub fn checked(result: libc::c_int) -> io::Result<()> {
+    match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

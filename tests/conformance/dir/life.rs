@@ -1,12 +1,13 @@
 //! Opening, other processes, the end of the directory, and a full disk.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use retryspoolfs::QueueState::{Bounce, Deferred, Hold};
 use retryspoolfs::backend::dir::DirFactory;
-use retryspoolfs::{Backend, Error, QueueState, Timestamp};
+use retryspoolfs::{Backend, Error, QueueState, Timestamp, document};
 
 use crate::contract::{ctx, id, message};
 use crate::small_disk::SmallDisk;
@@ -51,7 +52,7 @@ fn a_store_that_never_writes_leaves_no_trace() {
     for state in [Hold, Deferred] {
         let mut message = message("x", state);
         message.updated = Timestamp::new(1_700_000_000 + i64::from(state.number()), 0).unwrap();
-        let bytes = retryspoolfs::document::render(&message);
+        let bytes = document::render(&message);
         fs::write(path.join(state.as_str()).join("x.json"), bytes).unwrap();
     }
     let before = names(path);
@@ -189,6 +190,56 @@ fn many_new_messages_are_stored_beside_a_retryspool_that_starts() {
 }
 
 #[test]
+fn a_move_changes_state_and_updated_in_the_file_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("meta");
+    let store = DirFactory::create_if_missing(&path).open().unwrap();
+    // As RetrySpool writes it, and a later release with one key more.
+    let old = String::from_utf8(document::render(&message("x", Hold))).unwrap();
+    let old = old
+        .replace("\n  \"LastError\"", "\n  \"Later\": [],\n  \"LastError\"")
+        .replace('<', "\\u003c");
+    let file = |state: QueueState| path.join(state.as_str()).join("x.json");
+    fs::write(file(Hold), &old).unwrap();
+    let before = fs::metadata(file(Hold)).unwrap();
+    let first = store.get(&ctx(), &id("x")).unwrap().unwrap();
+    let revision = store.relocate(&ctx(), &id("x"), Hold, Deferred).unwrap();
+    let stored = store.get(&ctx(), &id("x")).unwrap().unwrap();
+    assert_eq!(stored.revision, revision);
+    assert!(revision.updated > first.revision.updated);
+    assert_eq!(names(&path.join("deferred")), ["x.json"]);
+    assert_eq!(fs::metadata(file(Deferred)).unwrap().ino(), before.ino());
+    let expected = old.replace("\"State\": 3", "\"State\": 2").replace(
+        &first.revision.updated.to_string(),
+        &revision.updated.to_string(),
+    );
+    let new = fs::read_to_string(file(Deferred)).unwrap();
+    // The last digits of a time may be zeros here.
+    let updated = new.split("\"Updated\": \"").nth(1).unwrap();
+    let updated = &updated[..updated.find('"').unwrap()];
+    assert_eq!(Timestamp::parse(updated), Some(revision.updated));
+    assert_eq!(
+        new.replace(updated, &revision.updated.to_string()),
+        expected
+    );
+
+    // Another link to the file stays as it is, and so does what is laid out otherwise.
+    let backup = directory.path().join("backup.json");
+    fs::hard_link(file(Deferred), &backup).unwrap();
+    store.relocate(&ctx(), &id("x"), Deferred, Bounce).unwrap();
+    assert_eq!(fs::read_to_string(&backup).unwrap(), new);
+    let compact = document::render_line(&message("y", Hold));
+    fs::write(path.join("hold/y.json"), compact).unwrap();
+    store.relocate(&ctx(), &id("y"), Hold, Bounce).unwrap();
+    for name in ["x", "y"] {
+        let stored = store.get(&ctx(), &id(name)).unwrap().unwrap();
+        let bytes = fs::read(path.join(format!("bounce/{name}.json"))).unwrap();
+        assert_eq!(stored.metadata.state, Bounce);
+        assert_eq!(bytes, document::render(&stored.metadata));
+    }
+}
+
+#[test]
 fn of_two_processes_that_move_a_message_one_wins() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("meta");
@@ -254,6 +305,8 @@ fn on_a_full_disk_messages_are_moved_and_removed() {
             .insert(&ctx(), &message(&format!("m{n}"), Deferred))
             .unwrap();
     }
+    // One whose document can be rewritten where it lies, and one that needs a new file for it.
+    fs::hard_link(path.join("deferred/m0.json"), path.join("backup")).unwrap();
     disk.fill();
     let full = store.insert(&ctx(), &message("more", Hold));
     assert!(matches!(full, Err(Error::StorageFull(_))), "{full:?}");
@@ -261,27 +314,28 @@ fn on_a_full_disk_messages_are_moved_and_removed() {
     let full = store.replace(&ctx(), Deferred, edited.revision, &edited.metadata);
     assert!(matches!(full, Err(Error::StorageFull(_))), "{full:?}");
     assert_eq!(store.get(&ctx(), &id("m0")).unwrap().unwrap(), edited);
-    store.relocate(&ctx(), &id("m0"), Deferred, Hold).unwrap();
-    assert_eq!(store.get_meta(&ctx(), &id("m0")).unwrap().state, Hold);
+    let names_hold = |name: &str| {
+        let file = path.join("hold").join(name);
+        let document = fs::read_to_string(file).unwrap();
+        document.contains("\"State\": 3,")
+    };
+    for name in ["m0", "m39"] {
+        store.relocate(&ctx(), &id(name), Deferred, Hold).unwrap();
+        assert_eq!(store.get_meta(&ctx(), &id(name)).unwrap().state, Hold);
+    }
+    assert!(names_hold("m39.json") && !names_hold("m0.json"));
     for n in 1..20 {
         store
             .remove(&ctx(), &id(&format!("m{n}")), Deferred, None)
             .unwrap();
     }
     let count = |state| store.state_info(&ctx(), state).unwrap().count;
-    assert_eq!((count(Hold), count(Deferred)), (1, 20));
+    assert_eq!((count(Hold), count(Deferred)), (2, 19));
     // Now that there is room, the document gets the state of its directory.
     let start = Instant::now();
-    while !fs::read_to_string(path.join("hold/m0.json"))
-        .unwrap()
-        .contains("\"State\": 3,")
-    {
+    while !names_hold("m0.json") {
         assert!(start.elapsed() < Duration::from_secs(30), "never mended");
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(
-        names(&path.join("hold"))
-            .iter()
-            .all(|name| name == "m0.json")
-    );
+    assert_eq!(names(&path.join("hold")), ["m0.json", "m39.json"]);
 }
