@@ -356,7 +356,7 @@ impl Writer {
 
     /// The shared transaction died: each change gets one of its own. A lone one had it, with the
     /// error `first`, and is tried again only if a checkpoint may have made room.
-    fn each_alone(&self, conn: &Connection, batch: &mut Batch, first: Option<rusqlite::Error>) {
+    fn each_alone(&self, conn: &Connection, batch: &mut Batch, mut first: Option<rusqlite::Error>) {
         for (ticket, slot) in &mut batch.0 {
             let mut attempt = match &first {
                 Some(_) => None,
@@ -383,8 +383,7 @@ impl Writer {
             *slot = match (attempt, &first) {
                 (Some(Ok(answer)), _) => Some(answer),
                 (Some(Err(e)), _) => Some(Err(from_sqlite(e))),
-                (None, Some(e)) => Some(Err(Error::Unavailable(e.to_string()))),
-                (None, None) => None,
+                (None, _) => first.take().map(|e| Err(from_sqlite(e))),
             };
         }
     }
