@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::overview::{Level, Measured, StateStatus, Status, Thresholds, Traffic}
 ///
 /// Nothing is listed for it, so it takes as long for a million messages as for none. "The queue"
 /// is what waits for delivery: incoming, active and deferred. Rates are those of the last ten
-/// minutes, or of the last four thousand changes if these took less.
+/// minutes; of more than four thousand changes they are estimated from that many.
 #[derive(Args, Debug)]
 #[command(
     override_usage = "retryspoolfs status [OPTIONS] [SPOOL]",
@@ -117,6 +118,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 pub fn the_place(words: &[OsString]) -> Result<Place, Failure> {
     match words {
         [] => Ok(Place::split(words)?.0),
+        [spool] if place::is_state(spool) && !Path::new(spool).exists() => {
+            Err(Failure::usage(format!(
+                "{state} is a state, and this is about a whole spool; for the messages of one \
+                 state: retryspoolfs list SPOOL {state}",
+                state = spool.display()
+            )))
+        }
         [spool] => Place::named(spool),
         [_, more, ..] => Err(Failure::usage(format!(
             "one spool at a time: {} is too much",
@@ -229,8 +237,9 @@ fn as_text(status: &Status, place: &Place) -> String {
     if let Some(traffic) = &status.traffic {
         let rate = |count: u64| traffic.per_minute(count);
         text.push_str(&format!(
-            "In the last {}: {:.1} a minute came to wait, {:.1} left; {}.\n",
+            "In the last {}: {}{:.1} a minute came to wait, {:.1} left; {}.\n",
             show_duration(traffic.over),
+            if traffic.estimated { "about " } else { "" },
             rate(traffic.waiting_arrived),
             rate(traffic.waiting_left),
             outlook(status, traffic)

@@ -57,6 +57,8 @@ pub struct Work {
     pub interrupt: Interrupt,
     /// Whether it changes anything, which can be undone.
     pub changes: bool,
+    /// What to say where no message was meant at all.
+    pub of_none: Option<String>,
     start: Timestamp,
     progress: Progress,
     told: u64,
@@ -73,6 +75,7 @@ impl Work {
             past,
             interrupt: Interrupt::catch()?,
             changes: true,
+            of_none: None,
             start: Timestamp::now(),
             progress: Progress::new(name, 0),
             told: 0,
@@ -93,7 +96,13 @@ impl Work {
             Skip::CameBack
                 | Skip::Refused(AlreadyExists { .. } | StaleRevision { .. } | StateConflict { .. })
         );
-        self.left_alone(&format!("{id}: {why}"));
+        let is_file = matches!(why, Skip::Refused(crate::backend::Error::NotFound))
+            && id.as_str().ends_with(".json");
+        let hint = match is_file {
+            true => format!("; a message's file takes its directory: deferred/{id}"),
+            false => String::new(),
+        };
+        self.left_alone(&format!("{id}: {why}{hint}"));
     }
 
     /// The same in words.
@@ -107,6 +116,14 @@ impl Work {
     /// Shows how far it is, on a terminal, a few times a second.
     pub fn progress(&mut self, tally: &Tally) {
         self.progress.done(tally.done);
+    }
+
+    /// What follows the count where no message was meant at all.
+    pub fn hint_of_none(&self, tally: &Tally) -> String {
+        match &self.of_none {
+            Some(hint) if *tally == Tally::default() => format!("; {hint}"),
+            _ => String::new(),
+        }
     }
 
     /// Asks on a terminal whether to go on; elsewhere that takes --yes.
@@ -156,6 +173,7 @@ impl Work {
             ));
         }
         let mut said = format!("{done} {what} {}", self.past);
+        said += &self.hint_of_none(&tally);
         if unchanged > 0 {
             said += &format!("; {unchanged} needed nothing");
         }

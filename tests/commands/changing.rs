@@ -618,6 +618,81 @@ fn retries_are_scattered_and_attempts_begin_anew() {
     ends(&spool.bash("$PROGRAM postpone $SPOOL"), 2, "--for");
 }
 
+/// What administrators of other queues type first.
+#[test]
+fn what_was_meant_is_told() {
+    let spool = Spool::with([message("a", Deferred)]);
+    let long = "x".repeat(5000);
+    for (command, code, said) in [
+        (
+            "hold $SPOOL deferred --to example.com",
+            0,
+            "0 messages moved to hold; a pattern has to match the whole text, such as --to '*@example.com'\n",
+        ),
+        (
+            "hold $SPOOL deferred --error 451",
+            0,
+            "whole text, such as --error '*451*'\n",
+        ),
+        // An address is whole, and so is what has a star.
+        (
+            "hold $SPOOL deferred --to x@example.com",
+            0,
+            "0 messages moved to hold\n",
+        ),
+        (
+            "hold $SPOOL deferred --error '451*' --from '*@x.org'",
+            0,
+            "0 messages moved to hold\n",
+        ),
+        (
+            "hold $SPOOL deferred -",
+            2,
+            "- is for IDs on standard input, and stands alone",
+        ),
+        ("hold $SPOOL a.json", 1, "its directory: deferred/a.json"),
+        ("postpone $SPOOL a", 2, "such as --for 2h, or --until TIME"),
+        (
+            "undo $SPOOL --command hold",
+            0,
+            "0 messages brought back; the audit log has no such change",
+        ),
+        (
+            &format!("hold $SPOOL {long}"),
+            2,
+            "xxx...: the ID's file name would",
+        ),
+    ] {
+        let output = spool.bash(&format!("$PROGRAM {command}"));
+        ends(&output, code, said);
+        assert!(
+            output.stderr.lines().count() <= 2 && output.stderr.len() < 400,
+            "{output:?}"
+        );
+    }
+    let dry = spool
+        .bash("$PROGRAM hold $SPOOL deferred --to example.com -n")
+        .ok();
+    assert!(
+        dry.starts_with("0 messages would be moved to hold; a pattern"),
+        "{dry}"
+    );
+    let nul = format!(
+        "printf 'a\\0{}\\0' | $PROGRAM hold $SPOOL -",
+        "b".repeat(300)
+    );
+    ends(&spool.bash(&nul), 1, "IDs that end in NUL take -0");
+    // By the second, which is what it says and what the spool keeps.
+    let output = spool.bash("$PROGRAM postpone $SPOOL a --for 2h");
+    let until = output.stderr.split("postponed until ").nth(1).unwrap();
+    let until = until.lines().next().unwrap();
+    assert_eq!(until.len(), "2026-11-27T16:30:00Z".len(), "{output:?}");
+    assert_eq!(spool.get("a").unwrap().next_retry.to_string(), until);
+    // Our own commands by their names.
+    let output = spool.bash("$PROGRAM undo $SPOOL --command postpone");
+    ends(&output, 0, "1 message brought back");
+}
+
 #[test]
 fn a_rate_is_kept_and_a_limit_too() {
     let spool = Spool::with((0..30).map(|n| message(&name(n), Deferred)));
