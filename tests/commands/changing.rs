@@ -443,6 +443,12 @@ fn each_does_at_once_what_it_is_told_of_by_a_pipe_that_stays_open() {
     pipe.signal(libc::SIGTERM);
     ends(&pipe.command.wait(), 130, "interrupted: 1 message moved");
     assert_eq!(spool.count(Hold), 3);
+    // As many as were allowed are done, whatever else may come.
+    let mut pipe = Pipe::open(&spool, "hold $SPOOL - --limit 2");
+    pipe.write("m10\n");
+    eventually("the first one", || spool.count(Hold) == 4);
+    pipe.write("m11\n");
+    ends(&pipe.command.wait(), 0, "2 messages moved");
     // The end of the input ends the last line.
     let mut pipe = Pipe::open(&spool, "hold $SPOOL -");
     pipe.write("m03");
