@@ -5,6 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::backend::locator::Locator;
@@ -154,7 +155,10 @@ fn usage(error: &clap::Error, command: Option<&OsString>) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    let text = error.to_string();
+    let text = match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "which command?".to_owned(),
+        _ => error.to_string(),
+    };
     let complaint: Vec<&str> = text
         .lines()
         .map(str::trim)

@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::backend::{Backend, Context, Space};
 use crate::model::{QueueState, Timestamp};
 
+mod ahead;
 mod aside;
 mod attr;
 mod cache;
@@ -61,6 +62,7 @@ pub use operations::{Counted, Operation, Operations};
 pub use report::Wake;
 pub use tree::CONTROL;
 
+use ahead::ReadAhead;
 use aside::Asides;
 use cache::Cache;
 use commit::OwnWrites;
@@ -121,6 +123,7 @@ pub struct Spool {
     rendered: Rendered,
     operations: Operations,
     survey: Survey,
+    ahead: ReadAhead,
     started: Timestamp,
 }
 
@@ -150,6 +153,7 @@ impl Spool {
             rendered: Rendered::default(),
             operations: Operations::default(),
             survey: Survey::default(),
+            ahead: ReadAhead::default(),
             started: Timestamp::now(),
         }
     }

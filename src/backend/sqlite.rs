@@ -7,7 +7,7 @@
 //! Must not know: files of a mount.
 //!
 //! The parts: `schema` (the tables), `factory` and `open` (which files are accepted), `prepare` (a RetrySpool
-//! file's first time), `reserve` (room for a full disk), `change`, `writer`, `pace` and `upkeep` (what is written, and how writes share a commit and the lock),
+//! file's first time), `reserve` (room for a full disk), `change`, `writer`, `pace`, `upkeep` and `checkpoint` (what is written, and how writes share a commit and the lock),
 //! `reader`, `page`, `select`, `views` and `row` (what is read), `feed` (what changed), `audit` (who changed it),
 //! `flush` (what is on the disk), `recount` and `check` (whether all of it agrees), `snapshot` (a
 //! copy of one moment), `error`.
@@ -31,6 +31,7 @@ use crate::newfile::NewFile;
 mod audit;
 mod change;
 mod check;
+mod checkpoint;
 mod error;
 mod factory;
 #[doc(hidden)]

@@ -18,14 +18,14 @@ use super::place::Place;
 use super::progress::Interrupt;
 use super::work::{ASKED_FROM, Bounds, How, WAITS, Work, messages};
 use crate::backend::{Backend, Error};
-use crate::model::{FileName, MessageId, QueueState};
+use crate::model::{MessageId, QueueState};
 use crate::operate::{self, Act, Edit, Ended, Job, Page, Save, Survey, Tally};
 
 /// What the help of these commands says about the words behind SPOOL.
 pub const HELP: &str = "Which spool and which messages. SPOOL: sqlite:PATH, a path, or the directory where it is \
     mounted; it may be left out where RETRYSPOOL names it. Then states, whose messages the filters \
-    choose from (without a filter: all of them); or IDs, or file names such as deferred/msg-1.json; \
-    or - for IDs on standard input, one a line, which are worked on as they come";
+    choose from (without a filter: all of them); or IDs, or files such as deferred/msg-1.json, whose \
+    mount may stand for SPOOL (/mnt/queue/deferred/msg-1.json); or - for IDs on standard input, one a line, which are worked on as they come";
 
 /// How many IDs of standard input are looked for together: they may be typed one by one.
 const IDS_AT_ONCE: usize = 100;
@@ -99,6 +99,11 @@ impl Source {
                 )));
             }
             ([word], _) if word == "-" => Source::Input,
+            _ if words.iter().any(|word| word == "-") => {
+                return Err(Failure::usage(format!(
+                    "{name}: - is for IDs on standard input, and stands alone"
+                )));
+            }
             _ if states.len() == words.len() => Source::States(states),
             _ if states.is_empty() => {
                 Source::Ids(words.iter().map(|w| id(w)).collect::<Result<_, _>>()?)
@@ -174,23 +179,27 @@ fn meant(word: Cow<str>) -> Option<String> {
 
 /// An ID as it is typed; or a path that ends in a state's directory and a message's file name.
 pub fn id(word: &OsStr) -> Result<MessageId, Failure> {
-    let path = Path::new(word);
-    let directory = path
-        .parent()
-        .and_then(Path::file_name)
-        .and_then(OsStr::to_str);
-    if directory.is_some_and(|name| QueueState::from_str(name).is_ok())
-        && let Some(name) = path.file_name()
-        && let FileName::Message(id) = FileName::of(name)
-    {
+    if let Some(id) = super::place::message_file(word) {
         return Ok(id);
     }
-    let shown = word.display();
+    let shown = clipped(&word.to_string_lossy());
+    let hint = match word.as_bytes().contains(&0) {
+        true => "; IDs that end in NUL take -0",
+        false => "",
+    };
     match word.to_str().map(MessageId::from_str) {
         Some(Ok(id)) => Ok(id),
         Some(Err(why)) if word.is_empty() => Err(Failure::usage(why.to_string())),
-        Some(Err(why)) => Err(Failure::usage(format!("{shown}: {why}"))),
+        Some(Err(why)) => Err(Failure::usage(format!("{shown}: {why}{hint}"))),
         None => Err(Failure::usage(format!("{shown}: an ID is UTF-8"))),
+    }
+}
+
+/// The beginning of a long text, to name it in a line.
+fn clipped(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -279,6 +288,7 @@ pub fn run(place: &Place, command: Command) -> Result<ExitCode, Failure> {
     };
     source.check(command.name, &*store)?;
     let mut work = Work::begin(command.name, command.past)?;
+    work.of_none = options.filters.meant();
     let stop = work.interrupt.flag();
     let job = Job {
         store: &*store,
@@ -408,7 +418,12 @@ fn preview(work: &Work, survey: &Survey) -> Result<ExitCode, Failure> {
     }
     let mut out = Output::new();
     let Tally { done, skipped, .. } = survey.tally;
-    out.line(&format!("{done} {} would be {}", messages(done), work.past))?;
+    let none = work.hint_of_none(&survey.tally);
+    out.line(&format!(
+        "{done} {} would be {}{none}",
+        messages(done),
+        work.past
+    ))?;
     for found in &survey.examples {
         out.line(&format!(
             "  {} in {}",

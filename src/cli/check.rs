@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::Failure;
 use super::output::{Output, complain, printable};
-use super::place::{Place, not_opened};
+use super::place::{self, Place, not_opened};
 use super::progress::Interrupt;
 use crate::backend::check::{Check, Finding, Remedy};
 use crate::backend::locator::{Locator, OpenOptions};
@@ -26,14 +26,17 @@ use crate::transfer::Failed;
 ///
 /// Exit code 0: all is well (a note may be printed). 1: something is wrong.
 #[derive(Args, Debug)]
-#[command(after_long_help = "\
+#[command(
+    override_usage = "retryspoolfs check [OPTIONS] SPOOL",
+    after_long_help = "\
 Examples:
   retryspoolfs check /var/spool/q.db
   retryspoolfs check --repair /var/spool/q.db
-  retryspoolfs check --data /var/spool/retryspool/data /var/spool/q.db")]
+  retryspoolfs check --data /var/spool/retryspool/data /var/spool/q.db"
+)]
 pub struct Arguments {
-    /// The spool: sqlite:PATH, dir:PATH, a path, or the directory where it is mounted
-    spool: OsString,
+    #[arg(value_name = "SPOOL", help = place::HELP)]
+    words: Vec<OsString>,
     /// Say what is wrong, and mend what can be mended: each line says how. No message is removed
     #[arg(long)]
     repair: bool,
@@ -46,7 +49,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let place = Place::named(&arguments.spool)?;
+    let place = Place::alone(&arguments.words)?;
     let interrupt = Interrupt::catch()?;
     let locator = &place.locator;
     let mut checker = Checker {

@@ -36,7 +36,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let (place, words) = Place::split(&arguments.words)?;
+    let (place, words) = Place::of_messages(&arguments.words)?;
     change::run(
         &place,
         Command {

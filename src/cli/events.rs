@@ -8,8 +8,7 @@ use clap::Args;
 
 use super::Failure;
 use super::output::{Output, escaped};
-use super::place;
-use super::status::the_place;
+use super::place::{self, Place};
 use crate::backend::Context;
 use crate::overview::{event_line, lost_line};
 
@@ -48,7 +47,7 @@ pub struct Arguments {
 const AT_ONCE: usize = 1000;
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let place = the_place(&arguments.words)?;
+    let place = Place::alone(&arguments.words)?;
     let store = place.look()?;
     let Some(feed) = store.change_feed() else {
         return Err(format!(

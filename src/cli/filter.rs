@@ -84,6 +84,25 @@ impl Filters {
         self.at(Timestamp::now())
     }
 
+    /// What may have been meant where nothing matches: a pattern is of the whole text.
+    pub fn meant(&self) -> Option<String> {
+        let plain = |glob: &Option<Glob>| {
+            let text = glob.as_ref()?.as_str();
+            (!text.is_empty() && !text.contains(['*', '?', '[', '\\', '\'']))
+                .then_some(text.to_owned())
+        };
+        let domain = |option: &str, glob| {
+            let text = plain(glob).filter(|text| !text.contains('@'))?;
+            Some(format!("--{option} '*@{text}'"))
+        };
+        let part = || Some(format!("--error '*{}*'", plain(&self.error)?));
+        let meant = domain("from", &self.from).or_else(|| domain("to", &self.to));
+        let meant = meant.or_else(part)?;
+        Some(format!(
+            "a pattern has to match the whole text, such as {meant}"
+        ))
+    }
+
     /// Whether they say what the last error is like.
     pub fn names_error(&self) -> bool {
         self.error.is_some()

@@ -31,7 +31,7 @@ pub struct Selectors {
     /// Asked for by this process
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
-    /// Asked for by a program of this name: mv, vim, "retryspoolfs move"
+    /// Asked for by a program of this name, such as mv or vim, or by this command: move, hold
     #[arg(long, value_name = "NAME")]
     command: Option<String>,
 }
@@ -47,7 +47,14 @@ impl Selectors {
             since: self.since.map(|since| since.ago(Timestamp::now())),
             uid: self.uid,
             pid: self.pid,
-            command: self.command.clone(),
+            command: self.command.as_deref().map(|command| {
+                let ours = super::command();
+                let is_ours = ours.get_subcommands().any(|c| c.get_name() == command);
+                match is_ours {
+                    true => format!("retryspoolfs {command}"),
+                    false => command.to_owned(),
+                }
+            }),
         }
     }
 
@@ -107,7 +114,7 @@ pub fn log<'a>(
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let (place, words) = Place::split(&arguments.words)?;
+    let (place, words) = Place::of_messages(&arguments.words)?;
     let failed = |error: crate::backend::Error| format!("history {}: {error}", place.locator);
     if arguments.keep_days.is_some() || arguments.keep_changes.is_some() {
         let store = place.change()?;

@@ -1,6 +1,7 @@
 //! `retryspoolfs list`.
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -115,6 +116,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         listing.state(state)?;
     }
     listing.out.end()?;
+    // Somebody looks, and no script.
+    let left = arguments.limit.unwrap_or(u64::MAX);
+    if left > 0
+        && (listing.skip, listing.left) == (arguments.offset, left)
+        && io::stdout().is_terminal()
+        && let Some(hint) = arguments.filters.meant()
+    {
+        complain(&format!("list: no message is like that; {hint}"));
+    }
     match listing.unreadable {
         0 => Ok(ExitCode::SUCCESS),
         _ => Ok(ExitCode::from(PARTLY)),

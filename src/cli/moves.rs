@@ -96,7 +96,7 @@ pub struct Release {
 
 impl Move {
     pub fn run(&self) -> Result<ExitCode, Failure> {
-        let (place, words) = Place::split(&self.words)?;
+        let (place, words) = Place::of_messages(&self.words)?;
         let Some((to, words)) = words.split_last() else {
             return Err(Failure::usage("move: which messages, and where to?"));
         };
@@ -117,7 +117,7 @@ impl Move {
 
 impl Requeue {
     pub fn run(&self) -> Result<ExitCode, Failure> {
-        let (place, words) = Place::split(&self.words)?;
+        let (place, words) = Place::of_messages(&self.words)?;
         let (to, retries) = (QueueState::Incoming, Some(&self.retries));
         go("requeue", &place, words, to, None, retries, &self.options)
     }
@@ -125,7 +125,7 @@ impl Requeue {
 
 impl Hold {
     pub fn run(&self) -> Result<ExitCode, Failure> {
-        let (place, words) = Place::split(&self.words)?;
+        let (place, words) = Place::of_messages(&self.words)?;
         go(
             "hold",
             &place,
@@ -140,7 +140,7 @@ impl Hold {
 
 impl Release {
     pub fn run(&self) -> Result<ExitCode, Failure> {
-        let (place, words) = Place::split(&self.words)?;
+        let (place, words) = Place::of_messages(&self.words)?;
         let (to, only) = (QueueState::Deferred, Some(QueueState::Hold));
         let retries = Some(&self.retries);
         go("release", &place, words, to, only, retries, &self.options)

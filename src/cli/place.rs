@@ -14,7 +14,7 @@ use super::Failure;
 use crate::backend::locator::{Locator, OpenOptions};
 use crate::backend::{Backend, Context, Error};
 use crate::fuse::mounts;
-use crate::model::{MessageId, QueueState};
+use crate::model::{FileName, MessageId, QueueState};
 
 /// What the help of every command says about SPOOL.
 pub const HELP: &str = "The spool: sqlite:PATH, dir:PATH, a path, or the directory where it is mounted. \
@@ -37,10 +37,59 @@ pub struct Place {
 impl Place {
     /// Takes SPOOL from a command's words, and gives what follows it.
     pub fn split(words: &[OsString]) -> Result<(Place, &[OsString]), Failure> {
-        let variable = std::env::var_os(VARIABLE).filter(|value| !value.is_empty());
         let is_file = |word: &OsStr| Path::new(word).exists();
-        let (place, rest) = divide(words, variable, is_file)?;
+        let (place, rest) = divide(words, variable(), is_file)?;
         Ok((Place::named(&place)?, rest))
+    }
+
+    /// The spool of a command that takes nothing else.
+    pub fn alone(words: &[OsString]) -> Result<Place, Failure> {
+        match words {
+            [] => Ok(Place::split(words)?.0),
+            [spool] if is_state(spool) && !Path::new(spool).exists() => {
+                Err(Failure::usage(format!(
+                    "{state} is a state, and this is about a whole spool; for the messages of one \
+                     state: retryspoolfs list SPOOL {state}",
+                    state = spool.display()
+                )))
+            }
+            [spool] => Place::named(spool),
+            [_, more, ..] => Err(Failure::usage(format!(
+                "one spool at a time: {} is too much",
+                more.display()
+            ))),
+        }
+    }
+
+    /// The spool of a command that takes a file besides, which has to be there.
+    pub fn with_file<'a>(
+        words: &'a [OsString],
+        what: &str,
+    ) -> Result<(Place, &'a OsString), Failure> {
+        match words {
+            // Whatever the file is called, the spool is not.
+            [file] if variable().is_some() => Ok((Place::split(&[])?.0, file)),
+            [spool, file] => Ok((Place::named(spool)?, file)),
+            [_, _, more, ..] => Err(Failure::usage(format!("{} is too much", more.display()))),
+            [] | [_] => Err(Failure::usage(format!("give the spool, and {what}"))),
+        }
+    }
+
+    /// [`split`](Place::split) for a command whose other words are messages: the first one names the spool as well
+    /// where it is a message's file in a mount.
+    pub fn of_messages(words: &[OsString]) -> Result<(Place, &[OsString]), Failure> {
+        let mounts: Vec<PathBuf> = words.iter().filter_map(|word| mount_of(word)).collect();
+        let Some(first) = words.first().and_then(|first| mount_of(first)) else {
+            return Place::split(words);
+        };
+        match mounts.iter().find(|other| **other != first) {
+            None => Ok((Place::named(first.as_os_str())?, words)),
+            Some(other) => Err(Failure::usage(format!(
+                "one spool at a time: there are messages in {} and in {}",
+                first.display(),
+                other.display()
+            ))),
+        }
     }
 
     /// The spool that this text names.
@@ -94,6 +143,10 @@ pub fn not_opened(error: &Error) -> String {
     format!("{error}{hint}")
 }
 
+fn variable() -> Option<OsString> {
+    std::env::var_os(VARIABLE).filter(|value| !value.is_empty())
+}
+
 /// The spool's text and the words behind it.
 fn divide(
     words: &[OsString],
@@ -110,13 +163,21 @@ fn divide(
                 first = first.display()
             )))
         }
+        (Some((first, _)), None) if message_file(first).is_some() => Err(Failure::usage(format!(
+            "which spool? {first} is a message's file, and in no mount: name the spool before \
+                 it, or set {VARIABLE}",
+            first = first.display()
+        ))),
         (Some((first, rest)), None) => Ok((first.clone(), rest)),
+        (Some((first, _)), Some(variable)) if message_file(first).is_some() => {
+            Ok((variable, words))
+        }
         (Some((first, rest)), Some(_)) if looks_like_a_spool(first) => Ok((first.clone(), rest)),
         // In a mount the states are directories, and are meant as states all the same.
         (Some((first, _)), Some(variable)) if is_file(first) && !is_state(first) => {
             Err(Failure::usage(format!(
-                "is {first} the spool, or an ID in {variable}, which {VARIABLE} names? \
-             For the spool write ./{first}; for the ID name the spool before it",
+                "is {first} the spool, or something in or for {variable}, which {VARIABLE} names? \
+                 For the spool write ./{first}; else name the spool before it",
                 first = first.display(),
                 variable = variable.display()
             )))
@@ -125,12 +186,34 @@ fn divide(
     }
 }
 
+/// The message whose file a path is called like: it ends in a state's directory and its name.
+pub fn message_file(word: &OsStr) -> Option<MessageId> {
+    let path = Path::new(word);
+    if !is_state(path.parent()?.file_name()?) {
+        return None;
+    }
+    match FileName::of(path.file_name()?) {
+        FileName::Message(id) => Some(id),
+        _ => None,
+    }
+}
+
+/// The mountpoint of the spool that a message's file is in, whether the file is there or not.
+fn mount_of(word: &OsStr) -> Option<PathBuf> {
+    message_file(word)?;
+    let directory = std::fs::canonicalize(Path::new(word).parent()?).ok()?;
+    let mountpoint = directory.parent()?;
+    mounts::source_at(mountpoint)?;
+    Some(mountpoint.to_owned())
+}
+
 fn has_kind(word: &OsStr) -> bool {
     let word = word.as_bytes();
     KINDS.iter().any(|kind| word.starts_with(kind.as_bytes()))
 }
 
-fn is_state(word: &OsStr) -> bool {
+/// Whether a word is a state's name.
+pub fn is_state(word: &OsStr) -> bool {
     word.to_str()
         .is_some_and(|word| word.parse::<QueueState>().is_ok())
 }
@@ -146,19 +229,6 @@ pub fn states(words: &[OsString]) -> Result<Vec<QueueState>, Failure> {
     }
     let state = |word: &OsString| word.to_string_lossy().parse().map_err(Failure::usage);
     words.iter().map(state).collect()
-}
-
-/// The IDs that these words name.
-pub fn ids(words: &[OsString]) -> Result<Vec<MessageId>, Failure> {
-    let id = |word: &OsString| match word.to_str().map(str::parse::<MessageId>) {
-        Some(Ok(id)) => Ok(id),
-        Some(Err(why)) => Err(Failure::usage(why.to_string())),
-        None => {
-            let shown = word.display();
-            Err(Failure::usage(format!("{shown}: an ID is UTF-8")))
-        }
-    };
-    words.iter().map(id).collect()
 }
 
 /// The context of one call of a command.
@@ -197,6 +267,13 @@ mod tests {
             (&[], None, None),
             (&[], Some("/q"), found("/q", &[])),
             (&["hold"], Some("/q"), found("/q", &["hold"])),
+            (&["hold/a.json"], None, None),
+            (
+                &["./hold/a.json", "b"],
+                Some("/q"),
+                found("/q", &["./hold/a.json", "b"]),
+            ),
+            (&["old/a.json"], Some("/q"), found("old/a.json", &[])),
             (
                 &["sqlite:x", "hold"],
                 Some("/q"),

@@ -49,7 +49,7 @@ pub struct Postpone {
     #[arg(value_name = "WORD", help = change::HELP)]
     words: Vec<OsString>,
     /// So long from now: 30m, 4h, 2d
-    #[arg(long = "for", value_name = "SPAN", value_parser = parse_duration, required_unless_present = "until")]
+    #[arg(long = "for", value_name = "SPAN", value_parser = parse_duration)]
     span: Option<Duration>,
     /// Until this time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "span")]
@@ -82,8 +82,19 @@ impl Flush {
 
 impl Postpone {
     pub fn run(&self) -> Result<ExitCode, Failure> {
-        let ahead = Timestamp::now().saturating_add(self.span.unwrap_or_default());
-        let until = self.until.unwrap_or(ahead);
+        let until = match (self.until, self.span) {
+            (Some(until), _) => until,
+            // To the second: a spool may keep no more.
+            (None, Some(span)) => {
+                let ahead = Timestamp::now().saturating_add(span);
+                Timestamp::new(ahead.seconds(), 0).unwrap_or(ahead)
+            }
+            (None, None) => {
+                return Err(Failure::usage(
+                    "postpone: until when? Give --for, such as --for 2h, or --until TIME",
+                ));
+            }
+        };
         let past = format!("postponed until {until}");
         go(
             "postpone",
@@ -104,7 +115,7 @@ fn go(
     retries: &Retries,
     options: &Options,
 ) -> Result<ExitCode, Failure> {
-    let (place, words) = Place::split(words)?;
+    let (place, words) = Place::of_messages(words)?;
     let mut edit = Edit {
         reset: Some(reset),
         ..Edit::default()

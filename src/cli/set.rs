@@ -33,7 +33,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let (place, words) = Place::split(&arguments.words)?;
+    let (place, words) = Place::of_messages(&arguments.words)?;
     let is_assignment = |word: &&OsString| word.as_bytes().contains(&b'=');
     let mut edit = Edit::default();
     let mut given: Vec<String> = Vec::new();

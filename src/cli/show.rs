@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::Failure;
+use super::change::id;
 use super::output::{Output, complain, json};
 use super::place::{self, Place};
-use crate::model::QueueState;
+use crate::model::{MessageId, QueueState};
 
 /// Print messages: their documents, as the files of a mount hold them.
 ///
@@ -19,7 +20,8 @@ use crate::model::QueueState;
     after_long_help = "\
 Examples:
   retryspoolfs show /var/spool/q.db msg-123
-  retryspoolfs show /mnt/queue msg-123 msg-124 | jq -r .LastError"
+  retryspoolfs show /mnt/queue msg-123 msg-124 | jq -r .LastError
+  retryspoolfs show /mnt/queue/deferred/msg-123.json"
 )]
 pub struct Arguments {
     #[arg(value_name = "SPOOL ID", help = place::HELP)]
@@ -27,8 +29,9 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let (place, words) = Place::split(&arguments.words)?;
-    let ids = place::ids(words)?;
+    let (place, words) = Place::of_messages(&arguments.words)?;
+    let ids = words.iter().map(|word| id(word));
+    let ids: Vec<MessageId> = ids.collect::<Result<_, _>>()?;
     if ids.is_empty() {
         return Err(Failure::usage("show: which messages? Give their IDs"));
     }

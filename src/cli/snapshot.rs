@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Failure;
-use super::place::Place;
+use super::place::{self, Place};
 use super::progress::Interrupt;
 use crate::backend::Context;
 
@@ -19,23 +19,27 @@ use crate::backend::Context;
 /// has to wait, once a mount has prepared it: before that, RetrySpool's own file has no write-ahead
 /// log, and its writers wait while it is read.
 #[derive(Args, Debug)]
-#[command(after_long_help = "\
+#[command(
+    override_usage = "retryspoolfs snapshot SPOOL FILE",
+    after_long_help = "\
 Examples:
   retryspoolfs snapshot /var/spool/q.db /backup/q-monday.db
-  retryspoolfs mount -o ro /backup/q-monday.db /mnt/monday")]
+  retryspoolfs mount -o ro /backup/q-monday.db /mnt/monday"
+)]
 pub struct Snapshot {
-    /// The spool: sqlite:PATH, a path, or the directory where it is mounted
-    spool: OsString,
-    /// The file to make
-    file: OsString,
+    #[arg(value_name = "SPOOL FILE", help = WORDS)]
+    words: Vec<OsString>,
 }
 
+const WORDS: &str = "The spool (see \"retryspoolfs list --help\"), which may be left out where RETRYSPOOL names it, and the \
+    file to make";
+
 pub fn snapshot(arguments: &Snapshot) -> Result<ExitCode, Failure> {
-    let place = Place::named(&arguments.spool)?;
+    let (place, file) = Place::with_file(&arguments.words, "the file to make")?;
     let store = place.look()?;
     let interrupt = Interrupt::catch()?;
     let ctx = Context::within(Duration::from_secs(24 * 3600));
-    let made = store.snapshot(&ctx, Path::new(&arguments.file), &|| interrupt.going());
+    let made = store.snapshot(&ctx, Path::new(file), &|| interrupt.going());
     match made {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(_) if !interrupt.going() => Err(Failure::interrupted(
@@ -50,14 +54,17 @@ pub fn snapshot(arguments: &Snapshot) -> Result<ExitCode, Failure> {
 /// Nobody else may have the spool open meanwhile, so unmount it and stop RetrySpool first: the file
 /// is written anew, which would make its writers wait for seconds. It is safe to interrupt. The
 /// space of removed messages is used again by new ones without this.
+///
+/// In a dir:PATH there is nothing to do.
 #[derive(Args, Debug)]
+#[command(override_usage = "retryspoolfs compact SPOOL")]
 pub struct Compact {
-    /// The spool: sqlite:PATH, or a path. In a dir:PATH there is nothing to do
-    spool: OsString,
+    #[arg(value_name = "SPOOL", help = place::HELP)]
+    words: Vec<OsString>,
 }
 
 pub fn compact(arguments: &Compact) -> Result<ExitCode, Failure> {
-    let place = Place::named(&arguments.spool)?;
+    let place = Place::alone(&arguments.words)?;
     let interrupt = Interrupt::catch()?;
     match place.locator.compact(&|| interrupt.going()) {
         Ok((0, 0)) => {

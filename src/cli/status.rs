@@ -19,7 +19,7 @@ use crate::overview::{Level, Measured, StateStatus, Status, Thresholds, Traffic}
 ///
 /// Nothing is listed for it, so it takes as long for a million messages as for none. "The queue"
 /// is what waits for delivery: incoming, active and deferred. Rates are those of the last ten
-/// minutes, or of the last four thousand changes if these took less.
+/// minutes; of more than four thousand changes they are estimated from that many.
 #[derive(Args, Debug)]
 #[command(
     override_usage = "retryspoolfs status [OPTIONS] [SPOOL]",
@@ -87,7 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             Err(failure) => unknown(failure.text()),
         });
     }
-    let place = the_place(&arguments.words)?;
+    let place = Place::alone(&arguments.words)?;
     let store = place.look()?;
     let clear = std::io::stdout().is_terminal() && !arguments.json;
     loop {
@@ -113,18 +113,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The spool of a command that takes nothing else.
-pub fn the_place(words: &[OsString]) -> Result<Place, Failure> {
-    match words {
-        [] => Ok(Place::split(words)?.0),
-        [spool] => Place::named(spool),
-        [_, more, ..] => Err(Failure::usage(format!(
-            "one spool at a time: {} is too much",
-            more.display()
-        ))),
-    }
-}
-
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = parse_duration(text)?;
     match interval.is_zero() {
@@ -139,7 +127,7 @@ fn status(store: &dyn Backend, place: &Place) -> Result<Status, Failure> {
 }
 
 fn check(arguments: &Arguments, limits: &Thresholds) -> Result<ExitCode, Failure> {
-    let place = the_place(&arguments.words)?;
+    let place = Place::alone(&arguments.words)?;
     let store = place.look()?;
     let measured = limits.measure(&status(&*store, &place)?);
     let worst = measured.iter().map(|measured| measured.level).max();
@@ -203,7 +191,7 @@ pub fn due(now: Timestamp, time: Option<Timestamp>) -> String {
 }
 
 /// What becomes of the queue at this rate.
-pub fn outlook(status: &Status, traffic: &Traffic) -> String {
+fn outlook(status: &Status, traffic: &Traffic) -> String {
     let waiting = status.waiting();
     match traffic.empty_in(waiting) {
         _ if waiting == 0 => "the queue is empty".to_owned(),
@@ -229,8 +217,9 @@ fn as_text(status: &Status, place: &Place) -> String {
     if let Some(traffic) = &status.traffic {
         let rate = |count: u64| traffic.per_minute(count);
         text.push_str(&format!(
-            "In the last {}: {:.1} a minute came to wait, {:.1} left; {}.\n",
+            "In the last {}: {}{:.1} a minute came to wait, {:.1} left; {}.\n",
             show_duration(traffic.over),
+            if traffic.estimated { "about " } else { "" },
             rate(traffic.waiting_arrived),
             rate(traffic.waiting_left),
             outlook(status, traffic)

@@ -13,7 +13,7 @@ use clap::Args;
 use super::Failure;
 use super::output::{colours, printable};
 use super::place::{self, Place};
-use super::status::{due, outlook, the_place};
+use super::status::due;
 use crate::backend::{Backend, Change, Context, Pages};
 use crate::model::{Filter, QueueState, show_duration};
 use crate::overview::{Reasons, Status, WAITING};
@@ -68,7 +68,7 @@ fn lock(seen: &Shared) -> MutexGuard<'_, Seen> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let place = the_place(&arguments.words)?;
+    let place = Place::alone(&arguments.words)?;
     let seen = Shared::default();
     let screen = Screen::of(&place, &seen)?;
     let begun = screen.signals.kept_from(|| {
@@ -292,7 +292,11 @@ fn screen(
             show_duration(traffic.over),
             traffic.per_minute(traffic.waiting_arrived),
             traffic.per_minute(traffic.waiting_left),
-            outlook(status, traffic)
+            match traffic.empty_in(status.waiting()) {
+                Some(Duration::ZERO) => "empty".to_owned(),
+                Some(span) => format!("empty in {}", show_duration(span)),
+                None => "does not get empty".to_owned(),
+            }
         ),
         None => format!(
             "{} wait; this spool has no log of changes",

@@ -48,7 +48,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let (place, words) = Place::split(&arguments.words)?;
+    let (place, words) = Place::of_messages(&arguments.words)?;
     let ids = words.iter().map(|word| id(word));
     let ids: Vec<MessageId> = ids.collect::<Result<_, _>>()?;
     if ids.is_empty() && arguments.selectors.is_empty() {
@@ -71,6 +71,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut work = Work::begin("undo", past.to_owned())?;
     let query = arguments.selectors.query(&ids);
     let plan = Plan::read(log, &query, &ids, place::ctx).map_err(failed)?;
+    if ids.is_empty() {
+        let none = "the audit log has no such change, or none that is not undone already";
+        work.of_none = Some(none.to_owned());
+    }
     let mut tally = Tally::default();
     for (id, seq) in &plan.overtaken {
         tally.skipped += 1;
@@ -198,9 +202,10 @@ fn preview(
     }
     let mut out = Output::new();
     out.line(&format!(
-        "{} {} would be brought back",
+        "{} {} would be brought back{}",
         tally.done,
-        messages(tally.done)
+        messages(tally.done),
+        work.hint_of_none(&tally)
     ))?;
     for step in &examples {
         let place = |state: Option<crate::model::QueueState>| match state {

@@ -57,6 +57,8 @@ pub struct Work {
     pub interrupt: Interrupt,
     /// Whether it changes anything, which can be undone.
     pub changes: bool,
+    /// What to say where no message was meant at all.
+    pub of_none: Option<String>,
     start: Timestamp,
     progress: Progress,
     told: u64,
@@ -73,6 +75,7 @@ impl Work {
             past,
             interrupt: Interrupt::catch()?,
             changes: true,
+            of_none: None,
             start: Timestamp::now(),
             progress: Progress::new(name, 0),
             told: 0,
@@ -93,7 +96,13 @@ impl Work {
             Skip::CameBack
                 | Skip::Refused(AlreadyExists { .. } | StaleRevision { .. } | StateConflict { .. })
         );
-        self.left_alone(&format!("{id}: {why}"));
+        let is_file = matches!(why, Skip::Refused(crate::backend::Error::NotFound))
+            && id.as_str().ends_with(".json");
+        let hint = match is_file {
+            true => format!("; a message's file takes its directory: deferred/{id}"),
+            false => String::new(),
+        };
+        self.left_alone(&format!("{id}: {why}{hint}"));
     }
 
     /// The same in words.
@@ -107,6 +116,14 @@ impl Work {
     /// Shows how far it is, on a terminal, a few times a second.
     pub fn progress(&mut self, tally: &Tally) {
         self.progress.done(tally.done);
+    }
+
+    /// What follows the count where no message was meant at all.
+    pub fn hint_of_none(&self, tally: &Tally) -> String {
+        match &self.of_none {
+            Some(hint) if *tally == Tally::default() => format!("; {hint}"),
+            _ => String::new(),
+        }
     }
 
     /// Asks on a terminal whether to go on; elsewhere that takes --yes.
@@ -156,23 +173,26 @@ impl Work {
             ));
         }
         let mut said = format!("{done} {what} {}", self.past);
+        said += &self.hint_of_none(&tally);
         if unchanged > 0 {
             said += &format!("; {unchanged} needed nothing");
         }
         if skipped > 0 {
             said += &format!("; {skipped} left alone");
         }
-        if done > 0 && self.changes {
+        let undo = (done > 0 && self.changes).then(|| {
             let since = Timestamp::new(self.start.seconds(), 0).unwrap_or(self.start);
-            let undo = format!(
+            format!(
                 "to undo it: retryspoolfs undo {} --pid {} --since {since}",
                 quoted(&place.locator.to_string()),
                 std::process::id()
-            );
-            said = format!("{said}\n{undo}");
-        }
+            )
+        });
+        let and_undo = undo
+            .as_ref()
+            .map_or(String::new(), |undo| format!("; {undo}"));
         if let Some(error) = error {
-            let text = format!("{}: {error}; until then: {}", self.name, first_line(&said));
+            let text = format!("{}: {error}; until then: {said}{and_undo}", self.name);
             return Err(match done {
                 0 => text.into(),
                 _ => Failure::partly(text),
@@ -180,27 +200,19 @@ impl Work {
         }
         if !self.interrupt.going() {
             return Err(Failure::interrupted(format!(
-                "{}: interrupted: {}; every message is in exactly one state, and the same command goes on from here",
+                "{}: interrupted: {said}; every message is in exactly one state, and the same command goes on from here{and_undo}",
                 self.name,
-                first_line(&said)
             )));
         }
-        let _ = writeln!(io::stderr(), "{}", printable_lines(&said));
+        for line in [Some(said), undo].into_iter().flatten() {
+            let _ = writeln!(io::stderr(), "{}", printable(&line));
+        }
         Ok(match skipped {
             0 => std::process::ExitCode::SUCCESS,
             _ if done == 0 && unchanged == 0 && !self.raced => std::process::ExitCode::FAILURE,
             _ => std::process::ExitCode::from(super::failure::PARTLY),
         })
     }
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
-}
-
-fn printable_lines(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(printable).collect();
-    lines.join("\n")
 }
 
 /// As a shell reads it back.

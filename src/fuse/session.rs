@@ -127,6 +127,7 @@ impl Mount {
             }),
             life.begin(&spool, |spool, life| life.report(spool)),
             life.begin(&spool, |spool, life| life.recount(spool)),
+            life.begin(&spool, |spool, life| spool.read_ahead(&|| !life.is_over())),
         ];
         let served = serve(session, &life, ended, &spool);
         life.over.store(true, Ordering::Relaxed);

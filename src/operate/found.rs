@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::backend::{Backend, Context, Error, Pages, Result};
 use crate::model::{Filter, MessageId, MessageMetadata, QueueState, Revision, Stored};
 
-/// How many messages are looked at together.
-const AT_ONCE: usize = 1000;
+/// How many messages are looked for together: so many are found while a job leaves others the lock.
+const AT_ONCE: usize = 250;
 
 /// How long a message may take to be read.
 const WITHIN: Duration = Duration::from_secs(30);

@@ -138,6 +138,10 @@ impl Job<'_> {
                     return Err(error.into());
                 }
             }
+            // The next page may take its time to come.
+            if self.limit.is_some_and(|limit| tally.done >= limit) {
+                return Ok(Ended::AtLimit);
+            }
         }
         Ok(Ended::Done)
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Spool;
+use super::ahead::Ahead;
 use super::attr::{Attr, Brief};
 use super::cache::ReadAt;
 use super::caller::Caller;
@@ -25,7 +26,12 @@ use crate::model::{MessageId, QueueState};
 
 /// Entries that are fetched at once: IDs alone, or with what attributes are made of.
 const BATCH: usize = 1024;
-const BATCH_PLUS: usize = 128;
+const BATCH_PLUS: usize = 256;
+
+fn limit(plus: bool) -> usize {
+    if plus { BATCH_PLUS } else { BATCH }
+}
+
 /// How many of the entries given are kept for offsets that go back.
 const KEPT: usize = 4 * BATCH;
 
@@ -71,6 +77,8 @@ struct Window {
     /// By number, what an ID is recognised by.
     digests: Vec<Digest>,
     end: bool,
+    /// The next batch, if it is read meanwhile.
+    ahead: Option<Arc<Ahead>>,
 }
 
 /// What tells the IDs of one batch apart: of two among a thousand it is the same once in two million
@@ -90,7 +98,8 @@ struct Batch {
     last: MessageId,
 }
 
-struct Item {
+/// A message that was found.
+pub struct Item {
     id: MessageId,
     /// What its attributes are made of, and when it was read.
     brief: Option<(Brief, ReadAt)>,
@@ -350,12 +359,33 @@ impl Spool {
 
     /// Finds the next messages.
     fn extend(&self, state: QueueState, window: &mut Window, plus: bool) -> Result<()> {
+        let ahead = window.ahead.take();
+        let found = match ahead.and_then(|ahead| ahead.take(plus)) {
+            Some(found) => found,
+            None => self.read_batch(state, window.last(), plus)?,
+        };
+        window.end = found.len() < limit(plus);
+        let is_first = window.batches.is_empty();
+        window.add(found);
+        // Many a listing is of few, or ends early.
+        if !is_first && !window.end {
+            let last = window.last();
+            window.ahead = last.and_then(|last| self.ahead.want(state, last, plus));
+        }
+        Ok(())
+    }
+
+    /// Reads the messages that come after an ID.
+    pub(super) fn read_batch(
+        &self,
+        state: QueueState,
+        after: Option<&MessageId>,
+        plus: bool,
+    ) -> Result<Vec<Item>> {
         let ctx = self.patient();
-        let after = window.last();
-        let limit = if plus { BATCH_PLUS } else { BATCH };
         let read = self.cache.reading();
-        let found: Vec<Item> = if plus {
-            let batch = self.ask(self.store.scan_stored(&ctx, state, after, limit))?;
+        Ok(if plus {
+            let batch = self.ask(self.store.scan_stored(&ctx, state, after, limit(plus)))?;
             let item = |(id, stored): (MessageId, crate::backend::Result<_>)| {
                 let brief = stored.map_or(Brief::UNREADABLE, |stored| Brief::of(&stored));
                 let brief = Some((brief, read));
@@ -363,13 +393,10 @@ impl Spool {
             };
             batch.into_iter().map(item).collect()
         } else {
-            let batch = self.ask(self.store.scan(&ctx, state, after, limit))?;
+            let batch = self.ask(self.store.scan(&ctx, state, after, limit(plus)))?;
             let item = |id| Item { id, brief: None };
             batch.into_iter().map(item).collect()
-        };
-        window.end = found.len() < limit;
-        window.add(found);
-        Ok(())
+        })
     }
 
     /// Brings back the batch that a number was found in: each message that is still there gets

@@ -30,6 +30,99 @@ fn a_spool_is_named_in_four_ways() {
     }
 }
 
+/// A message's file in a mount says which spool and which message.
+#[test]
+fn a_message_is_named_by_its_file() {
+    let spool = spool();
+    let mount = spool.mount("");
+    let point = mount.point().display();
+    let other = Spool::with([message("msg-1", QueueState::Bounce)]);
+    let other_mount = other.mount("");
+    for command in [
+        format!("$PROGRAM show {point}/deferred/msg-1.json"),
+        // Whatever the variable names.
+        format!("RETRYSPOOL=/nonexistent $PROGRAM show {point}/deferred/msg-1.json"),
+        format!("cd {point} && $PROGRAM show deferred/msg-1.json"),
+        format!("cd {point}/hold && $PROGRAM show ../deferred/msg-1.json"),
+        // Where it was: it may have moved.
+        format!("$PROGRAM show {point}/bounce/msg-1.json"),
+        format!("$PROGRAM show {point} deferred/msg-1.json"),
+        "RETRYSPOOL=$SPOOL $PROGRAM show deferred/msg-1.json".to_owned(),
+    ] {
+        let shown = spool.bash(&format!("{command} | jq -r '.ID + .LastError[:3]'"));
+        assert_eq!(shown.ok(), "msg-1451", "{command}");
+    }
+    for (command, state) in [
+        (
+            format!("hold {point}/deferred/msg-1.json {point}/hold/msg-2.json"),
+            QueueState::Hold,
+        ),
+        (
+            format!("move {point}/hold/msg-1.json bounce"),
+            QueueState::Bounce,
+        ),
+        (
+            format!("undo {point}/bounce/msg-1.json"),
+            QueueState::Deferred,
+        ),
+    ] {
+        let output = spool.bash(&format!("$PROGRAM {command}"));
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(spool.state("msg-1"), Some(state), "{command}");
+    }
+    let both = format!(
+        "$PROGRAM hold {point}/deferred/msg-1.json {}/bounce/msg-1.json",
+        other_mount.point().display()
+    );
+    let output = spool.bash(&both);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    output.fails("one spool at a time");
+    assert_eq!(spool.state("msg-1"), Some(QueueState::Deferred));
+    let nowhere = spool.bash("$PROGRAM hold deferred/msg-1.json");
+    assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
+    nowhere.fails("deferred/msg-1.json is a message's file, and in no mount");
+}
+
+#[test]
+fn the_variable_names_it_for_every_command() {
+    let spool = spool();
+    for command in [
+        "check",
+        "compact",
+        "status",
+        "snapshot $WORK/new.db",
+        "age",
+        "reasons",
+    ] {
+        let output = spool.bash(&format!("RETRYSPOOL=$SPOOL $PROGRAM {command}"));
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert_eq!(spool.bash("$PROGRAM list $WORK/new.db hold").ok(), "msg-2");
+    for (command, said) in [
+        ("snapshot", "give the spool, and the file to make"),
+        ("snapshot $SPOOL", "give the spool, and the file to make"),
+        ("snapshot $SPOOL a b", "b is too much"),
+        ("check", "which spool?"),
+    ] {
+        let output = spool.bash(&format!("$PROGRAM {command}"));
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        output.fails(said);
+    }
+}
+
+/// Nothing at all is odd where somebody looks, and fine in a script.
+#[test]
+fn a_list_of_nothing_says_on_a_terminal_what_may_be_meant() {
+    let spool = spool();
+    let list = "$PROGRAM list $SPOOL deferred --to example.com";
+    assert_eq!(spool.bash(list).ok(), "");
+    let shown = spool.bash(&format!("script -qec '{list}' /dev/null")).ok();
+    assert!(shown.contains("such as --to '*@example.com'"), "{shown}");
+    let shown =
+        spool.bash("script -qec '$PROGRAM list $SPOOL deferred --to \"*@example.com\"' /dev/null");
+    assert_eq!(shown.ok().trim_end(), "msg-1");
+}
+
 #[test]
 fn what_is_no_spool_is_told_with_its_exit_code() {
     let spool = spool();
@@ -54,6 +147,12 @@ fn what_is_no_spool_is_told_with_its_exit_code() {
             "./queue.db",
         ),
         ("$PROGRAM show $SPOOL", 2, "which messages?"),
+        ("$PROGRAM", 2, "which command?"),
+        (
+            "RETRYSPOOL=$SPOOL $PROGRAM status deferred",
+            2,
+            "retryspoolfs list SPOOL deferred",
+        ),
         ("$PROGRAM show $SPOOL nobody", 1, "no message has this ID"),
         (
             "$PROGRAM show $SPOOL msg-1 nobody",

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use retryspoolfs::QueueState::{self, Deferred, Hold, Incoming};
 use retryspoolfs::{MessageMetadata, Timestamp};
 
-use crate::support::{Spool, message, program};
+use crate::support::{Spool, eventually, message, program};
 
 const PAGE: &str = include_str!("../../scripts/man/retryspoolfs-recipes.7");
 
@@ -77,6 +77,12 @@ fn both(task: &str, before: &str) -> [(String, Spool); 2] {
         let mount = spool.mount("");
         if !before.is_empty() {
             mount.bash(before).ok();
+            // What was done is in `events` within 100 ms, on a machine that has time for it.
+            let events = mount.point().join(".retryspool/events");
+            eventually("it is in events", || {
+                let changes = std::fs::read_to_string(&events).unwrap();
+                changes.contains("\"command\":\"mv\"")
+            });
         }
         let point = mount.point().display().to_string();
         let text = lines(task, way)

@@ -10,7 +10,7 @@ use retryspoolfs::{Backend, MessageMetadata, QueueState, Timestamp};
 
 use crate::pipe::Pipe;
 use crate::steps::{Stepped, Steps};
-use crate::support::{Spool, ctx, message};
+use crate::support::{Spool, ctx, eventually, message};
 
 /// A message that somebody else stored just now.
 fn others(id: &str, state: QueueState) -> MessageMetadata {
@@ -220,6 +220,35 @@ fn an_import_loses_a_race() {
     }
     assert_eq!(spool.get("raced"), Some(theirs));
     assert_eq!(spool.state("mine"), Some(Incoming));
+}
+
+/// Interrupted while more may come: what it said is stored, and a second one does the rest.
+#[test]
+fn an_import_is_interrupted_and_goes_on() {
+    let spool = Spool::new();
+    let mut pipe = Pipe::open(&spool, "import $SPOOL -");
+    let lines = |count: u32| -> String {
+        (0..count)
+            .map(|n| format!("{{\"ID\":\"m{n}\"}}\n"))
+            .collect()
+    };
+    pipe.write(&lines(1500));
+    eventually("it has begun", || spool.count(Incoming) > 0);
+    pipe.command_waits_for_input();
+    pipe.write("{\"ID\":\"half");
+    pipe.signal(libc::SIGINT);
+    let output = pipe.command.wait();
+    assert_eq!(output.status.code(), Some(130), "{output:#?}");
+    let stored = spool.count(Incoming);
+    let said = format!("import: interrupted: {stored} stored, 0 there already, 0 not stored");
+    assert!(output.stderr.contains(&said), "{said}: {output:#?}");
+    assert!((1000..=1500).contains(&stored), "{stored}");
+    std::fs::write(spool.work().join("many"), lines(1600)).unwrap();
+    let output = spool.bash("$PROGRAM import $SPOOL $WORK/many");
+    let rest = 1600 - stored;
+    let said = format!("import: {rest} stored, {stored} there already, 0 not stored");
+    assert!(output.stderr.contains(&said), "{said}: {output:#?}");
+    assert_eq!(spool.count(Incoming), 1600);
 }
 
 /// The one that was in the way does something else before it is looked at.

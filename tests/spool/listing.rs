@@ -1,6 +1,8 @@
 //! Listings: offsets, kinds of request, and what comes and goes meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 
 use super::common::*;
 use retryspoolfs::spool::Errno;
@@ -83,6 +85,25 @@ impl Reader<'_> {
     }
 }
 
+/// Runs a test as it is, and where a thread reads ahead, as in a mount.
+fn with_and_without_reading_ahead(test: fn(&Mounted)) {
+    test(&mounted());
+    let m = mounted();
+    let going = AtomicBool::new(true);
+    thread::scope(|scope| {
+        let reads = scope.spawn(|| m.spool.read_ahead(&|| going.load(Relaxed)));
+        struct End<'a>(&'a AtomicBool, thread::Thread);
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                self.0.store(false, Relaxed);
+                self.1.unpark();
+            }
+        }
+        let _end = End(&going, reads.thread().clone());
+        test(&m);
+    });
+}
+
 fn name(n: usize) -> String {
     format!("msg-{n:05}")
 }
@@ -93,101 +114,104 @@ fn file(n: usize) -> String {
 
 #[test]
 fn all_of_them_once_and_in_order_however_they_are_asked_for() {
-    let m = mounted();
-    fill(&m, (0..5000).map(name));
-    let expected: Vec<String> = [".", ".."]
-        .map(String::from)
-        .into_iter()
-        .chain((0..5000).map(file))
-        .collect();
-    for (room, kind) in [(usize::MAX, 0), (77, 1), (1000, 2), (1, 2)] {
-        let mut reader = Reader::new(&m);
-        let mut all = Vec::new();
-        for turn in 0.. {
-            let plus = kind == 1 || kind == 2 && turn % 3 == 1;
-            let part = reader.read(room, plus);
-            if part.is_empty() {
-                break;
+    with_and_without_reading_ahead(|m| {
+        fill(m, (0..5000).map(name));
+        let expected: Vec<String> = [".", ".."]
+            .map(String::from)
+            .into_iter()
+            .chain((0..5000).map(file))
+            .collect();
+        for (room, kind) in [(usize::MAX, 0), (77, 1), (1000, 2), (1, 2)] {
+            let mut reader = Reader::new(m);
+            let mut all = Vec::new();
+            for turn in 0.. {
+                let plus = kind == 1 || kind == 2 && turn % 3 == 1;
+                let part = reader.read(room, plus);
+                if part.is_empty() {
+                    break;
+                }
+                all.extend(part);
             }
-            all.extend(part);
+            let offsets: BTreeSet<u64> = all.iter().map(|(offset, _)| *offset).collect();
+            assert_eq!(offsets.len(), all.len());
+            assert!(!offsets.contains(&0));
+            let names: Vec<String> = all.into_iter().map(|(_, name)| name).collect();
+            assert_eq!(names, expected);
+            m.spool.releasedir(reader.fh);
         }
-        let offsets: BTreeSet<u64> = all.iter().map(|(offset, _)| *offset).collect();
-        assert_eq!(offsets.len(), all.len());
-        assert!(!offsets.contains(&0));
-        let names: Vec<String> = all.into_iter().map(|(_, name)| name).collect();
-        assert_eq!(names, expected);
-        m.spool.releasedir(reader.fh);
-    }
+    });
 }
 
 #[test]
 fn going_back_to_any_offset_gives_what_followed_it() {
-    let m = mounted();
-    fill(&m, (0..9000).map(name));
-    let mut reader = Reader::new(&m);
-    let all = reader.rest(500, false);
-    for at in [8999, 1, 4000, 0, 8998, 5000, 1023, 1025, 6, 9001] {
-        reader.offset = all[at].0;
-        let following: Vec<_> = all[at + 1..].iter().take(40).cloned().collect();
-        assert_eq!(reader.read(40, at % 2 == 0), following, "after {at}");
-    }
+    with_and_without_reading_ahead(|m| {
+        fill(m, (0..9000).map(name));
+        let mut reader = Reader::new(m);
+        let all = reader.rest(500, false);
+        for at in [8999, 1, 4000, 0, 8998, 5000, 1023, 1025, 6, 9001] {
+            reader.offset = all[at].0;
+            let following: Vec<_> = all[at + 1..].iter().take(40).cloned().collect();
+            assert_eq!(reader.read(40, at % 2 == 0), following, "after {at}");
+        }
+    });
 }
 
 /// 6,000 messages; others come, go and move away and back while a reader jumps about.
 #[test]
 fn who_stays_is_given_once_whatever_happens_meanwhile() {
-    let m = mounted();
-    fill(&m, (0..6000).map(|n| name(10 * n)));
-    let conn = m.sql();
-    let stays = |n: usize| n % 7 != 3;
-    let mut reader = Reader::new(&m);
-    // What each offset was given for, and the messages of a run from the start to the end.
-    let mut given: BTreeMap<u64, String> = BTreeMap::new();
-    let mut run: Vec<(u64, String)> = Vec::new();
-    let mut turn = 0;
-    let mut jumps = [4700u64, 130, 5500, 2, 1100].into_iter();
-    loop {
-        turn += 1;
-        let part = reader.read(150, turn % 4 == 0);
-        let Some(last) = part.last().cloned() else {
-            break;
-        };
-        for (offset, name) in part {
-            let before = given.insert(offset, name.clone());
-            assert!(before.is_none_or(|before| before == name), "{offset}");
-            run.push((offset, name));
-        }
-        // In front of the reader, behind it, and just where it is.
-        let here: usize = last.1[4..9].parse().unwrap_or(0);
-        for near in [here.saturating_sub(700), here, here + 40, here + 9000] {
-            insert(&conn, &name(near - near % 10 + 5), 3);
-            let gone = near - near % 10;
-            if !stays(gone / 10) {
-                let sql = match turn % 3 {
-                    0 => "DELETE FROM messages WHERE id = ?1",
-                    1 => "UPDATE messages SET state = 2 WHERE id = ?1",
-                    _ => "UPDATE messages SET state = 3 WHERE id = ?1",
-                };
-                conn.execute(sql, [name(gone)]).unwrap();
+    with_and_without_reading_ahead(|m| {
+        fill(m, (0..6000).map(|n| name(10 * n)));
+        let conn = m.sql();
+        let stays = |n: usize| n % 7 != 3;
+        let mut reader = Reader::new(m);
+        // What each offset was given for, and the messages of a run from the start to the end.
+        let mut given: BTreeMap<u64, String> = BTreeMap::new();
+        let mut run: Vec<(u64, String)> = Vec::new();
+        let mut turn = 0;
+        let mut jumps = [4700u64, 130, 5500, 2, 1100].into_iter();
+        loop {
+            turn += 1;
+            let part = reader.read(150, turn % 4 == 0);
+            let Some(last) = part.last().cloned() else {
+                break;
+            };
+            for (offset, name) in part {
+                let before = given.insert(offset, name.clone());
+                assert!(before.is_none_or(|before| before == name), "{offset}");
+                run.push((offset, name));
+            }
+            // In front of the reader, behind it, and just where it is.
+            let here: usize = last.1[4..9].parse().unwrap_or(0);
+            for near in [here.saturating_sub(700), here, here + 40, here + 9000] {
+                insert(&conn, &name(near - near % 10 + 5), 3);
+                let gone = near - near % 10;
+                if !stays(gone / 10) {
+                    let sql = match turn % 3 {
+                        0 => "DELETE FROM messages WHERE id = ?1",
+                        1 => "UPDATE messages SET state = 2 WHERE id = ?1",
+                        _ => "UPDATE messages SET state = 3 WHERE id = ?1",
+                    };
+                    conn.execute(sql, [name(gone)]).unwrap();
+                }
+            }
+            // Now and then far back: what was given after that offset is taken back.
+            if turn % 11 == 0
+                && let Some(back) = jumps.next().filter(|back| given.contains_key(back))
+            {
+                reader.offset = back;
+                let at = run.iter().position(|(offset, _)| *offset == back).unwrap();
+                run.truncate(at + 1);
             }
         }
-        // Now and then far back: what was given after that offset is taken back.
-        if turn % 11 == 0
-            && let Some(back) = jumps.next().filter(|back| given.contains_key(back))
-        {
-            reader.offset = back;
-            let at = run.iter().position(|(offset, _)| *offset == back).unwrap();
-            run.truncate(at + 1);
+        let names: Vec<&String> = run.iter().map(|(_, name)| name).collect();
+        let unique: BTreeSet<&String> = names.iter().copied().collect();
+        assert_eq!(unique.len(), names.len(), "none twice");
+        for n in (0..6000).filter(|n| stays(*n)) {
+            assert!(unique.contains(&file(10 * n)), "{}", file(10 * n));
         }
-    }
-    let names: Vec<&String> = run.iter().map(|(_, name)| name).collect();
-    let unique: BTreeSet<&String> = names.iter().copied().collect();
-    assert_eq!(unique.len(), names.len(), "none twice");
-    for n in (0..6000).filter(|n| stays(*n)) {
-        assert!(unique.contains(&file(10 * n)), "{}", file(10 * n));
-    }
-    assert!(jumps.next().is_none(), "the reader went back");
-    m.assert_counts_agree();
+        assert!(jumps.next().is_none(), "the reader went back");
+        m.assert_counts_agree();
+    });
 }
 
 #[test]

@@ -47,8 +47,12 @@ impl Patch {
         let mut old = String::new();
         (&file).read_to_string(&mut old).ok()?;
         let found = &found.stored.metadata;
-        let updated = Timestamp::now().max(found.updated.next());
-        let (new, updated) = rewritten(&old, to, updated)?;
+        let (now, least) = (Timestamp::now(), found.updated.next());
+        let (new, updated) = rewritten(&old, to, now.max(least))?;
+        // Where the clock is behind, it is the very next.
+        if now < least && updated != least {
+            return None;
+        }
         let metadata = MessageMetadata {
             state: to,
             updated,

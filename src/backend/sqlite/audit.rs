@@ -33,6 +33,16 @@ impl Before {
             Change::Store(metadata) | Change::Update(metadata) => whole(conn, &metadata.id),
             Change::Replace { metadata, .. } => whole(conn, &metadata.id),
             Change::Delete(id) | Change::Remove { id, .. } => whole(conn, id),
+            // What it is on condition of is what was there.
+            Change::Relocate {
+                from,
+                seen: Some(seen),
+                ..
+            } => Ok(Before {
+                state: Some(*from),
+                revision: Some(*seen),
+                document: None,
+            }),
             Change::Relocate { id, from, .. } => revision(conn, id, *from),
             Change::Insert(_)
             | Change::Restore { .. }

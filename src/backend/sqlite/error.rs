@@ -28,6 +28,9 @@ pub fn from_sqlite(error: SqliteError) -> Error {
         | SqliteError::IntegralValueOutOfRange(..)
         | SqliteError::InvalidColumnType(..)
         | SqliteError::Utf8Error(..) => Error::Corrupt(text),
+        SqliteError::StatementChangedRows(_) => Error::Corrupt(
+            "a trigger that somebody added to the table messages prevents the change".into(),
+        ),
         // Its text goes on with the whole statement.
         SqliteError::SqlInputError { msg, .. } => Error::Unavailable(msg),
         _ => Error::Unavailable(text),

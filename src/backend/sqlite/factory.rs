@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use super::checkpoint::Checkpointer;
 use super::faults::Faults;
 use super::feed::Feed;
 use super::flush::Flusher;
@@ -158,13 +159,15 @@ fn writer(
     options: &SqliteFactory,
     faults: &Arc<Faults>,
 ) -> Result<Writer> {
-    let conn = open::connect(
+    let mut conn = open::connect(
         place,
         Access::Write {
             durable: options.sync,
         },
     )
     .map_err(error::from_sqlite)?;
+    let checkpointer = Checkpointer::new(place.clone());
+    checkpointer.follow(&mut conn).map_err(error::from_sqlite)?;
     if open::enable_wal(&conn)? && *verdict == Verdict::Unprepared {
         tracing::info!(
             "{}: the write-ahead log is turned on",
@@ -174,13 +177,15 @@ fn writer(
     match verdict {
         Verdict::Empty => open::create(&conn).map_err(error::from_sqlite)?,
         Verdict::Ready => schema::migrate(&conn).map_err(error::from_sqlite)?,
-        Verdict::Unprepared => prepare::prepare(&conn, options.on_progress.as_ref())?,
+        Verdict::Unprepared => {
+            prepare::prepare(&conn, &checkpointer, options.on_progress.as_ref())?
+        }
         // Refused before.
         Verdict::Refused(why) | Verdict::Damaged(why) => {
             return Err(Error::Unavailable(why.clone()));
         }
     }
-    reserve::reserve(&conn, place);
+    reserve::reserve(&conn, place, &checkpointer);
     open::sync_directory(place)?;
-    Writer::new(place.clone(), conn, Arc::clone(faults)).map_err(error::from_sqlite)
+    Writer::new(place.clone(), conn, checkpointer, Arc::clone(faults)).map_err(error::from_sqlite)
 }

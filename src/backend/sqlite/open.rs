@@ -187,7 +187,6 @@ pub fn connect(place: &Place, access: Access) -> rusqlite::Result<Connection> {
     match access {
         Access::Write { durable } => {
             conn.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" })?;
-            conn.pragma_update(None, "wal_autocheckpoint", 1000)?;
             // The log keeps its size: its space is what a full disk leaves.
             conn.pragma_update(None, "journal_size_limit", -1)?;
             conn.pragma_update(None, "cache_size", -8192)?;

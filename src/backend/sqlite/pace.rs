@@ -1,38 +1,31 @@
 //! How many changes of one caller share the lock with other processes, which see no queue: they try
 //! again when SQLite's busy timeout lets them.
 //!
-//! Owns: how long the lock is held and how long it is left; the page cache for such work.
+//! Owns: how long the lock is held and how long it is left.
 //! May fail: never.
 //! Must not know: what is changed.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rusqlite::Connection;
 
-/// How long one transaction goes on taking changes. With its commit it takes some 4 ms.
-pub const HOLD: Duration = Duration::from_millis(3);
+/// How long one transaction goes on taking changes. With its commit it takes some 4.5 ms.
+pub const HOLD: Duration = Duration::from_micros(3500);
 
-/// How often they take the lock. A writer with SQLite's busy timeout tries
-/// again 1, 3, 8, 18 and 33 ms after its first try; one of these six meets a gap of 2.5 ms that
-/// comes each 6.5 ms (and up to 7 ms, if it comes late), whenever the first try was.
-const PERIOD: Duration = Duration::from_micros(6500);
+/// How often they take the lock. A writer with SQLite's busy timeout tries again 1, 3, 8, 18 and
+/// 33 ms after its first try. In a period of 6.7 ms these six moments are at most 1.7 ms apart, so
+/// one of them meets a gap of 2 ms, whenever the first try was; no other period needs less of a gap.
+const PERIOD: Duration = Duration::from_micros(6700);
 
 /// The shortest pause between two such transactions, and the longest, which follows one that took
 /// as long.
-const GAPS: [Duration; 2] = [Duration::from_micros(2500), Duration::from_millis(10)];
-
-/// The page cache of their connection, in KiB: they come to each page again.
-const CACHE: i64 = 65_536;
+const GAPS: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(10)];
 
 /// The pace of one writer.
 #[derive(Default)]
 pub struct Pace {
     /// When the last transaction of many changes ended, and how long it took.
     last: Mutex<Option<(Instant, Duration)>>,
-    /// Whether the connection has the larger page cache.
-    widened: AtomicBool,
 }
 
 impl Pace {
@@ -52,15 +45,6 @@ impl Pace {
                 false => rest,
             };
             std::thread::sleep(gap.saturating_sub(ended.elapsed()));
-        }
-    }
-
-    /// Gives the connection the larger page cache, once.
-    pub fn widen(&self, conn: &Connection) {
-        if !self.widened.swap(true, Relaxed)
-            && let Err(e) = conn.pragma_update(None, "cache_size", -CACHE)
-        {
-            tracing::debug!("a larger page cache: {e}");
         }
     }
 }

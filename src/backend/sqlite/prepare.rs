@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
+use super::checkpoint::Checkpointer;
 use super::error::from_sqlite;
 use super::open::{OPEN_WAIT, until};
 use super::{schema, views};
@@ -24,7 +25,11 @@ const PAUSE: Duration = Duration::from_millis(2);
 const ROWS: std::ops::RangeInclusive<i64> = 16..=4096;
 
 /// Prepares the file to the end, or until it is stopped.
-pub fn prepare(conn: &Connection, progress: Option<&Progress>) -> Result<()> {
+pub fn prepare(
+    conn: &Connection,
+    checkpointer: &Checkpointer,
+    progress: Option<&Progress>,
+) -> Result<()> {
     views::register(conn).map_err(from_sqlite)?;
     start(conn).map_err(from_sqlite)?;
     let total = conn.query_row("SELECT count(*) FROM messages", [], |row| {
@@ -33,6 +38,7 @@ pub fn prepare(conn: &Connection, progress: Option<&Progress>) -> Result<()> {
     let total = total.map_err(from_sqlite)? as u64;
     let mut rows = 64;
     while let Some(step) = step(conn, rows).map_err(from_sqlite)? {
+        checkpointer.after_commit(conn, false);
         if let Some(progress) = progress
             && progress(step.done.min(total), total).is_break()
         {
@@ -113,7 +119,7 @@ fn step(conn: &Connection, rows: i64) -> rusqlite::Result<Option<Step>> {
     };
     let Some(end) = end else {
         conn.execute_batch("DROP TABLE rs_prepare")?;
-        conn.pragma_update(None, "user_version", schema::VERSION)?;
+        schema::complete(conn)?;
         transaction.commit()?;
         return Ok(None);
     };

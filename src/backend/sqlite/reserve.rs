@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::checkpoint::Checkpointer;
 use super::open::{Place, space, until};
 
 /// What is kept free in the log, and in the file.
@@ -23,7 +24,7 @@ const STEP: i64 = 512 << 10;
 /// Makes the room unless at least half of it is there, or the disk has none to give: a try that
 /// fails could keep what it took. To be asked for again now and then, as new messages take the
 /// free pages first.
-pub fn reserve(conn: &Connection, place: &Place) {
+pub fn reserve(conn: &Connection, place: &Place, checkpointer: &Checkpointer) {
     let failed = |e| {
         tracing::warn!(
             "{}: no room is kept for a full disk: {e}",
@@ -41,18 +42,11 @@ pub fn reserve(conn: &Connection, place: &Place) {
         return;
     }
     // A checkpoint on the way would let the log start again before it is large.
-    let checkpoint_at = if log_is_there { 1000 } else { 0 };
-    set_checkpoint(conn, checkpoint_at)
-        .and_then(|()| grow(conn))
-        .unwrap_or_else(failed);
+    let _off = checkpointer.hold_off();
+    grow(conn).unwrap_or_else(failed);
     clear(conn).unwrap_or_else(failed);
-    set_checkpoint(conn, 1000).unwrap_or_else(failed);
     let checkpoint = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
     checkpoint.unwrap_or_else(failed);
-}
-
-fn set_checkpoint(conn: &Connection, pages: u32) -> rusqlite::Result<()> {
-    conn.pragma_update(None, "wal_autocheckpoint", pages)
 }
 
 /// Whether what is left, in the file and on the disk, is to be kept for moves and removals.

@@ -10,7 +10,7 @@ use crate::model::MessageId;
 
 /// The schema version that this build writes, and the newest that it reads. A file that was never
 /// prepared, or not to the end, is at 0.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 /// RetrySpool's table, column for column. Its indexes are its own business: it makes them
 /// whenever it opens a file, and they cost every change twice its time.
@@ -71,14 +71,17 @@ const COLUMNS: [(&str, &str); 12] = [
     ("updated", "INTEGER"),
 ];
 
-/// What leads from one version to the next: each runs in one transaction and ends at `to`.
-/// Version 1 is made whole, by [`create`] or by preparing a RetrySpool file.
+/// What leads from one version to the next: triggers that are made anew, in one transaction.
+/// A file that has none of ours is made at [`VERSION`], by [`create`] or by preparing it.
 struct Migration {
     to: i64,
-    sql: &'static str,
+    triggers: &'static [&'static str],
 }
 
-const MIGRATIONS: &[Migration] = &[];
+const MIGRATIONS: &[Migration] = &[Migration {
+    to: 2,
+    triggers: &["rs_updated"],
+}];
 
 /// What a file is.
 #[derive(Debug, PartialEq, Eq)]
@@ -235,16 +238,34 @@ pub fn create(conn: &Connection) -> rusqlite::Result<()> {
 /// Brings a prepared file forward to [`VERSION`], one transaction a step. Each step looks again
 /// inside its transaction: another process may be doing the same.
 pub fn migrate(conn: &Connection) -> rusqlite::Result<()> {
-    for step in MIGRATIONS {
+    let version = || conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+    let reached = version()?;
+    for step in MIGRATIONS.iter().filter(|step| step.to > reached) {
         conn.execute_batch("BEGIN IMMEDIATE")?;
-        let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if version + 1 == step.to {
-            conn.execute_batch(step.sql)?;
+        if version()? + 1 == step.to {
+            remake(conn, step.triggers)?;
             conn.pragma_update(None, "user_version", step.to)?;
         }
         conn.execute_batch("COMMIT")?;
     }
     Ok(())
+}
+
+fn remake(conn: &Connection, triggers: &[&str]) -> rusqlite::Result<()> {
+    for Part { kind, name, sql } in wanted()? {
+        if triggers.contains(&name.as_str()) {
+            conn.execute_batch(&format!("DROP {kind} IF EXISTS {name}; {sql}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends the preparation of a file, in the caller's transaction. An older build may have begun it.
+pub fn complete(conn: &Connection) -> rusqlite::Result<()> {
+    for step in MIGRATIONS {
+        remake(conn, step.triggers)?;
+    }
+    conn.pragma_update(None, "user_version", VERSION)
 }
 
 /// The bucket of a row of `messages`, decided exactly.

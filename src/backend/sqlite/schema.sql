@@ -186,7 +186,12 @@ CREATE TRIGGER rs_inserted AFTER INSERT ON messages BEGIN
     (SELECT CASE WHEN new IS NULL AND id IS NEW.id THEN nanos END FROM rs_log ORDER BY seq DESC LIMIT 1));
 END;
 
-CREATE TRIGGER rs_updated AFTER UPDATE ON messages WHEN NEW.id IS OLD.id BEGIN
+-- A move that the log's newest row tells of is known already: this program appends it there first.
+-- Nobody else's can be mistaken for it, because a move that has been made can't be made again.
+CREATE TRIGGER rs_updated AFTER UPDATE ON messages
+WHEN NEW.id IS OLD.id AND NOT EXISTS (SELECT 1 FROM rs_log
+  WHERE seq = (SELECT max(seq) FROM rs_log) AND id IS NEW.id AND old = OLD.state AND new = NEW.state AND old <> new)
+BEGIN
   INSERT INTO rs_change
   VALUES (NEW.id, NEW.state, NEW.updated, NEW.created, NEW.next_retry, OLD.state, OLD.updated, 0);
 END;

@@ -6,68 +6,44 @@
 //! Must not know: what is changed.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use rusqlite::Connection;
 
+use super::checkpoint::Checkpointer;
 use super::open::Place;
 use super::reserve;
-
-/// A checkpoint on the way leaves the log as it is while any reader is in it, so readers that
-/// overlap let it grow for ever. From so many pages on (16 MiB) the writer waits for them: those
-/// that begin meanwhile read the database file alone.
-const LONGEST_LOG: i64 = 4096;
-
-/// How long it waits. Nobody else can write meanwhile.
-const READERS_WAIT: Duration = Duration::from_millis(20);
-
-/// How many commits pass between two looks at the log's length.
-const LOG_EVERY: u64 = 64;
 
 /// How many commits pass between two looks at the room for a full disk.
 const ROOM_EVERY: u64 = 1024;
 
-/// When a writer last looked, in commits.
-#[derive(Default)]
+/// What it looks after, and when it last did.
 pub struct Upkeep {
+    place: Place,
+    checkpointer: Checkpointer,
     room_checked: AtomicU64,
-    log_checked: AtomicU64,
 }
 
 impl Upkeep {
-    /// Looks, if enough commits have passed. No transaction is open.
-    pub fn after(&self, commits: u64, conn: &Connection, place: &Place) {
-        if is_due(&self.log_checked, commits, LOG_EVERY)
-            && let Err(e) = bound_log(conn)
-        {
-            tracing::debug!("checkpoint of a long log: {e}");
-        }
-        if is_due(&self.room_checked, commits, ROOM_EVERY) {
-            reserve::reserve(conn, place);
+    /// Of the store at `place`.
+    pub fn new(place: Place, checkpointer: Checkpointer) -> Upkeep {
+        Upkeep {
+            place,
+            checkpointer,
+            room_checked: AtomicU64::new(0),
         }
     }
-}
 
-/// Whether so many commits have passed since; then it is from now on.
-fn is_due(checked: &AtomicU64, commits: u64, every: u64) -> bool {
-    let is_due = commits >= checked.load(Relaxed) + every;
-    if is_due {
-        checked.store(commits, Relaxed);
+    /// Whose turn it is to bring the log's pages over.
+    pub fn checkpointer(&self) -> &Checkpointer {
+        &self.checkpointer
     }
-    is_due
-}
 
-/// Lets a log begin anew that has become too long.
-fn bound_log(conn: &Connection) -> rusqlite::Result<()> {
-    // It only tells.
-    let pages: i64 = conn
-        .prepare_cached("PRAGMA wal_checkpoint(NOOP)")?
-        .query_row([], |row| row.get(1))?;
-    if pages <= LONGEST_LOG {
-        return Ok(());
+    /// Looks. No transaction is open.
+    pub fn after(&self, commits: u64, in_bulk: bool, conn: &Connection) {
+        self.checkpointer.after_commit(conn, in_bulk);
+        if commits >= self.room_checked.load(Relaxed) + ROOM_EVERY {
+            self.room_checked.store(commits, Relaxed);
+            reserve::reserve(conn, &self.place, &self.checkpointer);
+        }
     }
-    conn.busy_timeout(READERS_WAIT)?;
-    let checkpoint = conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
-    conn.busy_timeout(Duration::ZERO)?;
-    checkpoint
 }

@@ -18,6 +18,7 @@ use rusqlite::Connection;
 
 use super::audit::{self, Before};
 use super::change::{Answer, Change};
+use super::checkpoint::Checkpointer;
 use super::error::{from_sqlite, is_busy, is_full};
 use super::faults::{Faults, Point};
 use super::open::Place;
@@ -101,11 +102,13 @@ impl Writer {
     pub fn new(
         place: Place,
         connection: Connection,
+        checkpointer: Checkpointer,
         faults: Arc<Faults>,
     ) -> rusqlite::Result<Writer> {
         // Waiting for the lock is the leader's, which knows every caller's deadline.
         connection.busy_timeout(Duration::ZERO)?;
         Ok(Writer {
+            upkeep: Upkeep::new(place.clone(), checkpointer),
             place,
             connection: Mutex::new(Some(connection)),
             queue: Mutex::default(),
@@ -113,7 +116,6 @@ impl Writer {
             commits: AtomicU64::new(0),
             operations: AtomicU64::new(0),
             pace: Pace::default(),
-            upkeep: Upkeep::default(),
         })
     }
 
@@ -215,9 +217,6 @@ impl Writer {
         if let Err(e) = self.place.check() {
             return self.refuse(&e);
         }
-        if own.is_bulk {
-            self.pace.widen(conn);
-        }
         let mut pause = Duration::from_micros(50);
         loop {
             match begin(conn) {
@@ -236,8 +235,8 @@ impl Writer {
             }
         }
         self.transaction(conn);
-        self.upkeep
-            .after(self.commits.load(Relaxed), conn, &self.place);
+        let commits = self.commits.load(Relaxed);
+        self.upkeep.after(commits, own.is_bulk, conn);
     }
 
     /// Answers those whose time is up.
@@ -357,7 +356,7 @@ impl Writer {
 
     /// The shared transaction died: each change gets one of its own. A lone one had it, with the
     /// error `first`, and is tried again only if a checkpoint may have made room.
-    fn each_alone(&self, conn: &Connection, batch: &mut Batch, first: Option<rusqlite::Error>) {
+    fn each_alone(&self, conn: &Connection, batch: &mut Batch, mut first: Option<rusqlite::Error>) {
         for (ticket, slot) in &mut batch.0 {
             let mut attempt = match &first {
                 Some(_) => None,
@@ -370,8 +369,7 @@ impl Writer {
             };
             if full {
                 // What the log holds goes to the database file, and its space is used again.
-                let made_room = conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
-                if let Err(e) = made_room {
+                if let Err(e) = self.upkeep.checkpointer().restart(conn) {
                     tracing::debug!("checkpoint on a full disk: {e}");
                 }
                 attempt = Some(self.alone(conn, ticket, ticket.actor.as_ref()));
@@ -385,8 +383,7 @@ impl Writer {
             *slot = match (attempt, &first) {
                 (Some(Ok(answer)), _) => Some(answer),
                 (Some(Err(e)), _) => Some(Err(from_sqlite(e))),
-                (None, Some(e)) => Some(Err(Error::Unavailable(e.to_string()))),
-                (None, None) => None,
+                (None, _) => first.take().map(|e| Err(from_sqlite(e))),
             };
         }
     }
@@ -436,6 +433,7 @@ impl Writer {
 
     /// Closes the connection; changes that come later are refused.
     pub fn close(&self) -> Result<()> {
+        self.upkeep.checkpointer().close();
         match self.connection.lock().take() {
             Some(conn) => conn.close().map_err(|(_, e)| from_sqlite(e)),
             None => Ok(()),

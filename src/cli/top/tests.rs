@@ -8,7 +8,7 @@ use std::process::Command;
 use super::*;
 use crate::backend::{Ages, StateInfo};
 use crate::model::Timestamp;
-use crate::overview::StateStatus;
+use crate::overview::{StateStatus, Traffic};
 
 fn status() -> Status {
     Status {
@@ -32,6 +32,21 @@ fn place() -> Place {
         locator: "sqlite:/a/rather/long/path/of/a/spool.db".parse().unwrap(),
         mountpoint: Some("/mnt".into()),
     }
+}
+
+#[test]
+fn a_full_queue_fits_eighty_columns() {
+    let mut status = status();
+    status.states[2].info.count = 12_345_678;
+    status.traffic = Some(Traffic {
+        over: Duration::from_secs(600),
+        waiting_arrived: 123_456,
+        waiting_left: 234_567,
+        ..Traffic::default()
+    });
+    let lines = screen(&status, &place(), &Seen::default(), (80, 24));
+    let line = "12345692 wait; in 10m 12345.6 a minute came, 23456.7 left; empty in 18h 31m";
+    assert!(lines.iter().any(|there| there == line), "{lines:#?}");
 }
 
 #[test]

@@ -316,6 +316,8 @@ pub fn every_change_makes_updated_greater(spool: &Spool) {
     let store = spool.open();
     // Ahead of this host's clock, so that no change can win by the clock.
     let ahead = Timestamp::now().saturating_add(Duration::from_secs(1000));
+    // With fewer digits than the next one has.
+    let ahead = Timestamp::new(ahead.seconds(), 123_456_780).unwrap();
     let mut metadata = MessageMetadata {
         updated: ahead,
         ..message("a", Deferred)

@@ -236,6 +236,42 @@ fn a_file_without_a_trigger_is_refused_and_repaired() {
     assert_exact(&store, &path);
 }
 
+/// The trigger that version 1 had, and had no exception.
+const TRIGGER_OF_1: &str = "DROP TRIGGER rs_updated;
+     CREATE TRIGGER rs_updated AFTER UPDATE ON messages WHEN NEW.id IS OLD.id BEGIN
+       INSERT INTO rs_change
+       VALUES (NEW.id, NEW.state, NEW.updated, NEW.created, NEW.next_retry, OLD.state, OLD.updated, 0);
+     END;
+     PRAGMA user_version = 1;";
+
+#[test]
+fn a_file_of_an_older_version_is_brought_forward() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    drop(open(&path));
+    let conn = connect(&path);
+    conn.execute_batch(TRIGGER_OF_1).unwrap();
+    // Who only reads has no need of it.
+    let reading = SqliteFactory::new(&path).read_only(true).open().unwrap();
+    assert_eq!(
+        reading.state_info(&ctx(), QueueState::Hold).unwrap().count,
+        0
+    );
+    let store = open(&path);
+    let version: i64 = conn
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(version, retryspoolfs::backend::sqlite::schema::VERSION);
+    store
+        .insert(&ctx(), &message("a", QueueState::Hold))
+        .unwrap();
+    store
+        .relocate(&ctx(), &id("a"), QueueState::Hold, QueueState::Deferred)
+        .unwrap();
+    assert_exact(&store, &path);
+    assert_eq!(findings(&store, false), []);
+}
+
 #[test]
 fn a_broken_file_is_told() {
     let directory = tempfile::tempdir().unwrap();

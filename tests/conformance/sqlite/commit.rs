@@ -294,6 +294,33 @@ fn a_long_query_ends_at_its_deadline() {
     );
 }
 
+/// No commit stops to bring the log's pages over: that is done beside them, to the last page.
+#[test]
+fn the_log_is_brought_over_beside_the_writer() {
+    let (directory, store) = spool();
+    let watcher = connect(&directory.path().join("queue.db"));
+    let log = || -> (i64, i64) {
+        let noop = "PRAGMA wal_checkpoint(NOOP)";
+        watcher
+            .query_row(noop, [], |row| Ok((row.get(1)?, row.get(2)?)))
+            .unwrap()
+    };
+    // Other tests of this process slow the disk down: it may be behind for a while.
+    let mut n = 0;
+    while log().0 < 1000 {
+        store
+            .insert(&ctx(), &message(&format!("m{n}"), Hold))
+            .unwrap();
+        n += 1;
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while log().0 != log().1 {
+        assert!(Instant::now() < deadline, "{:?}", log());
+        thread::yield_now();
+    }
+    store.close().unwrap();
+}
+
 /// Readers that overlap, so that one is in the log at each commit, and none for long: the log begins
 /// anew all the same.
 #[test]

@@ -56,6 +56,71 @@ fn statements_of_another_connection_keep_everything_exact() {
     assert!(store.get(&ctx(), &id("a")).unwrap().is_none());
 }
 
+/// This program's move is appended to the log before the row moves, and the row's trigger takes no
+/// account of it again: of none but that.
+#[test]
+fn a_move_that_follows_the_same_move_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let store = open(&path);
+    let theirs = connect(&path);
+    retryspool_store(&theirs, "a", 2, T0).unwrap();
+    let logged = || {
+        let sql = "SELECT group_concat(coalesce(old, '-') || coalesce(new, '-'), ' ') FROM rs_log";
+        theirs
+            .query_row(sql, [], |row| row.get::<_, String>(0))
+            .unwrap()
+    };
+    store.relocate(&ctx(), &id("a"), Deferred, Hold).unwrap();
+    assert_eq!(logged(), "-2 23");
+    // An edit in place, with the same second; away and back, and the same move again.
+    let sql = "UPDATE messages SET attempts = 7, updated = updated WHERE id = 'a'";
+    theirs.execute(sql, []).unwrap();
+    assert_eq!(logged(), "-2 23 33");
+    store.relocate(&ctx(), &id("a"), Hold, Deferred).unwrap();
+    retryspool_move(&theirs, "a", 2, 3, T0).unwrap();
+    retryspool_move(&theirs, "a", 3, 2, T0).unwrap();
+    store.relocate(&ctx(), &id("a"), Deferred, Hold).unwrap();
+    assert_eq!(logged(), "-2 23 33 32 23 32 23");
+    theirs
+        .execute("UPDATE messages SET state = 2 WHERE id = 'a'", [])
+        .unwrap();
+    theirs
+        .execute("UPDATE messages SET state = 3 WHERE id = 'a'", [])
+        .unwrap();
+    assert_eq!(logged(), "-2 23 33 32 23 32 23 32 23");
+    assert_exact(&store, &path);
+}
+
+/// An administrator's own triggers: what they change is counted, and a move that they prevent is
+/// an error which has changed nothing.
+#[test]
+fn triggers_of_others_are_respected() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let store = open(&path);
+    for name in ["a", "b", "c"] {
+        store.insert(&ctx(), &message(name, Deferred)).unwrap();
+    }
+    connect(&path)
+        .execute_batch(
+            "CREATE TRIGGER theirs AFTER UPDATE ON messages WHEN NEW.id = 'a' BEGIN
+               UPDATE messages SET state = 4, priority = 1 WHERE id = 'b';
+             END;
+             CREATE TRIGGER never BEFORE UPDATE ON messages WHEN NEW.id = 'c' BEGIN
+               SELECT RAISE(IGNORE);
+             END;",
+        )
+        .unwrap();
+    store.relocate(&ctx(), &id("a"), Deferred, Hold).unwrap();
+    assert_exact(&store, &path);
+    assert_eq!(store.state_info(&ctx(), Bounce).unwrap().count, 1);
+    let prevented = store.relocate(&ctx(), &id("c"), Deferred, Hold);
+    assert!(matches!(prevented, Err(Error::Corrupt(_))), "{prevented:?}");
+    assert_exact(&store, &path);
+    assert_eq!(store.state_info(&ctx(), Deferred).unwrap().count, 1);
+}
+
 #[test]
 fn what_go_scans_is_never_null_and_grows() {
     let directory = tempfile::tempdir().unwrap();
