@@ -1,8 +1,10 @@
 //! RetrySpool's own directory: this library beside a program that does what RetrySpool's store
 //! does, on the same files.
 //!
-//! `cargo bench --bench directory [-- MESSAGES]`; needs Go. Prints a table. Each round runs both,
-//! one after the other, so that whatever else the machine does meets both.
+//! `cargo bench --bench directory [-- MESSAGES]`; needs Go, or in `RETRYSPOOLFS_PEER` a program that
+//! does and prints what `writes` and `reads` of tests/retryspool do. Prints a table of medians. Each
+//! round runs both, one right after the other and in turns first, so that whatever else the machine
+//! does meets both: a disk that is busy for some seconds would else be one side's alone.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,9 +18,11 @@ use retryspoolfs::{
     Backend, Context, MessageListOptions, MessageMetadata, QueueState, SortBy, document,
 };
 
-const ROUNDS: usize = 5;
+/// Rounds of what writes, and of what reads.
+const WRITES: usize = 21;
+const READS: usize = 5;
 /// How many messages are stored and moved in a round.
-const FEW: usize = 200;
+const FEW: usize = 100;
 
 fn main() {
     let mut arguments = std::env::args()
@@ -30,7 +34,8 @@ fn main() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("meta");
     fill(&path, count);
-    let program = build(directory.path());
+    let program = std::env::var_os("RETRYSPOOLFS_PEER")
+        .map_or_else(|| build(directory.path()), PathBuf::from);
 
     let before = resident();
     let start = Instant::now();
@@ -43,34 +48,29 @@ fn main() {
     let bytes = resident().saturating_sub(before) as f64 / count as f64;
     println!("memory for each message: {bytes:.0} bytes (IDs of 36 bytes)\n");
 
-    let mut theirs: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    let mut ours: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for round in 0..ROUNDS {
-        let output = Command::new(&program)
-            .args(["bench".as_ref(), path.as_os_str()])
-            .arg(count.to_string())
-            .output()
-            .expect("it runs");
-        assert!(output.status.success(), "{output:?}");
-        for line in String::from_utf8(output.stdout).expect("text").lines() {
-            let (name, seconds) = line.split_once(' ').expect("two words");
-            theirs
-                .entry(name.into())
-                .or_default()
-                .push(seconds.parse().expect("a number"));
+    let mut figures = [Figures::new(), Figures::new()];
+    let mut run = |command: &str, round: usize| {
+        for side in [round % 2, 1 - round % 2] {
+            let took = match (side, command) {
+                (0, _) => theirs(&program, command, &path, count),
+                (_, "writes") => writes(&store, count),
+                (_, _) => reads(&store, count),
+            };
+            for (name, seconds) in took {
+                figures[side].entry(name).or_default().push(seconds);
+            }
         }
-        for (name, took) in measure(&store, count, round) {
-            ours.entry(name.into())
-                .or_default()
-                .push(took.as_secs_f64());
-        }
-    }
+    };
+    (0..WRITES).for_each(|round| run("writes", round));
+    (0..READS).for_each(|round| run("reads", round));
     println!(
         "{:8} {:>14} {:>14} {:>9}",
         "", "RetrySpool's", "this", "ratio"
     );
     for name in ["list", "count", "page", "store", "move"] {
-        let (a, b) = (median(&mut theirs, name), median(&mut ours, name));
+        let [a, b] = figures
+            .each_ref()
+            .map(|side| median(side.get(name).expect("it was measured").clone()));
         println!(
             "{name:8} {:>11.3} ms {:>11.4} ms {:>8.1}x",
             a * 1e3,
@@ -78,6 +78,25 @@ fn main() {
             a / b
         );
     }
+}
+
+/// The seconds that each operation took, round by round.
+type Figures = BTreeMap<String, Vec<f64>>;
+
+/// What their program measures.
+fn theirs(program: &Path, command: &str, path: &Path, count: usize) -> Vec<(String, f64)> {
+    let output = Command::new(program)
+        .args([command.as_ref(), path.as_os_str()])
+        .arg(count.to_string())
+        .output()
+        .expect("it runs");
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let line = |line: &str| {
+        let (name, seconds) = line.split_once(' ').expect("two words");
+        (name.into(), seconds.parse().expect("a number"))
+    };
+    text.lines().map(line).collect()
 }
 
 fn ctx() -> Context {
@@ -133,14 +152,35 @@ fn state_count(store: &dyn Backend, state: QueueState) -> u64 {
     store.state_info(&ctx(), state).expect("it counts").count
 }
 
-fn measure(store: &dyn Backend, count: usize, round: usize) -> Vec<(&'static str, Duration)> {
-    let timed = |times: usize, run: &dyn Fn(usize)| {
+/// The median of the times that it takes: a disk's single long waits are nobody's fault.
+fn timed(name: &str, times: usize, mut run: impl FnMut(usize)) -> (String, f64) {
+    let time = |n| {
         let start = Instant::now();
-        (0..times).for_each(run);
-        start.elapsed() / times as u32
+        run(n);
+        start.elapsed().as_secs_f64()
     };
-    // Past the IDs that theirs made.
-    let few = |n: usize| message(count + (round + 2) * FEW + n, Hold);
+    (name.into(), median((0..times).map(time).collect()))
+}
+
+fn writes(store: &dyn Backend, count: usize) -> Vec<(String, f64)> {
+    // Past the IDs that theirs makes, and removes again.
+    let few = |n: usize| message(count + FEW + n, Hold);
+    let took = vec![
+        timed("store", FEW, |n| {
+            store.insert(&ctx(), &few(n)).expect("stored");
+        }),
+        timed("move", FEW, |n| {
+            let moved = store.relocate(&ctx(), &few(n).id, Hold, Bounce);
+            moved.expect("moved");
+        }),
+    ];
+    for n in 0..FEW {
+        store.delete_meta(&ctx(), &few(n).id).expect("removed");
+    }
+    took
+}
+
+fn reads(store: &dyn Backend, count: usize) -> Vec<(String, f64)> {
     let list = |options: &MessageListOptions| {
         let listed = store
             .list_messages(&ctx(), Deferred, options)
@@ -155,38 +195,17 @@ fn measure(store: &dyn Backend, count: usize, round: usize) -> Vec<(&'static str
         ..Default::default()
     };
     vec![
-        (
-            "store",
-            timed(FEW, &|n| {
-                store.insert(&ctx(), &few(n)).expect("stored");
-            }),
-        ),
-        (
-            "move",
-            timed(FEW, &|n| {
-                store
-                    .relocate(&ctx(), &few(n).id, Hold, Bounce)
-                    .expect("moved");
-            }),
-        ),
-        (
-            "list",
-            timed(5, &|_| assert_eq!(list(&Default::default()), count)),
-        ),
-        (
-            "count",
-            timed(1000, &|_| {
-                assert_eq!(state_count(store, Deferred), count as u64)
-            }),
-        ),
-        ("page", timed(20, &|_| assert_eq!(list(&page), 100))),
+        timed("list", 5, |_| assert_eq!(list(&Default::default()), count)),
+        timed("count", 1000, |_| {
+            assert_eq!(state_count(store, Deferred), count as u64)
+        }),
+        timed("page", 20, |_| assert_eq!(list(&page), 100)),
     ]
 }
 
-fn median(figures: &mut BTreeMap<String, Vec<f64>>, name: &str) -> f64 {
-    let all = figures.get_mut(name).expect("it was measured");
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }
 
 /// This process's private memory in bytes.

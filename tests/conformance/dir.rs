@@ -2,4 +2,5 @@
 
 mod doubtful;
 mod life;
+mod power;
 pub mod support;

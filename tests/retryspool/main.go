@@ -2,7 +2,8 @@
 // messages come in, workers take them and give them back, some are archived, none is removed.
 // Prints the ID of each message once it is stored.
 //
-// retryspool bench DIR COUNT: the time of each operation on COUNT messages, in seconds.
+// retryspool writes|reads DIR COUNT: the median time of each operation beside COUNT messages, in
+// seconds.
 //
 // retryspool put|move|update|remove DIR ID ...: one operation. put DIR ID STATE,
 // move DIR ID FROM TO, update DIR ID STATE, show DIR ID.
@@ -13,6 +14,7 @@ import (
 	"fmt"
 	"math/rand"
 	"os"
+	"sort"
 	"strconv"
 	"sync"
 	"time"
@@ -96,21 +98,28 @@ func deliver(s *store, id string) {
 	s.update(m)
 }
 
-func bench(s *store, count int) {
-	timed := func(name string, times int, run func(n int)) {
+func timed(name string, times int, run func(n int)) {
+	var all []float64
+	for n := 0; n < times; n++ {
 		start := time.Now()
-		for n := 0; n < times; n++ {
-			run(n)
-		}
-		fmt.Printf("%s %.9f\n", name, time.Since(start).Seconds()/float64(times))
+		run(n)
+		all = append(all, time.Since(start).Seconds())
 	}
+	sort.Float64s(all)
+	fmt.Printf("%s %.9f\n", name, all[times/2])
+}
+
+func writes(s *store, count int) {
 	id := func(n int) string { return fmt.Sprintf("0a1b2c3d-0000-4000-8000-%012d", n*7919%1000003) }
-	few := 200
+	few := 100
 	timed("store", few, func(n int) { s.put(fresh(id(count+n), hold)) })
 	timed("move", few, func(n int) { s.move(id(count+n), hold, bounce) })
 	for n := 0; n < few; n++ {
 		s.remove(id(count + n))
 	}
+}
+
+func reads(s *store, count int) {
 	timed("list", 3, func(int) { s.list(deferred, "", 0, 0) })
 	timed("count", 3, func(int) { s.count(deferred) })
 	timed("page", 3, func(int) { s.list(deferred, "created", count/2, 100) })
@@ -119,7 +128,7 @@ func bench(s *store, count int) {
 func main() {
 	arguments := os.Args[1:]
 	if len(arguments) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: retryspool work|bench|put|move|update|remove|show DIR ...")
+		fmt.Fprintln(os.Stderr, "usage: retryspool work|writes|reads|put|move|update|remove|show DIR ...")
 		os.Exit(2)
 	}
 	s, err := open(arguments[1])
@@ -128,8 +137,10 @@ func main() {
 		switch arguments[0] {
 		case "work":
 			work(s, rest[0], number(rest[1]), number(rest[2]))
-		case "bench":
-			bench(s, number(rest[0]))
+		case "writes":
+			writes(s, number(rest[0]))
+		case "reads":
+			reads(s, number(rest[0]))
 		case "put":
 			err = s.put(fresh(rest[0], number(rest[1])))
 		case "move":
