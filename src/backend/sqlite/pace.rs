@@ -12,39 +12,53 @@ use parking_lot::Mutex;
 /// How long one transaction goes on taking changes. With its commit it takes some 4.5 ms.
 pub const HOLD: Duration = Duration::from_micros(3500);
 
-/// How often they take the lock. A writer with SQLite's busy timeout tries again 1, 3, 8, 18 and
-/// 33 ms after its first try. In a period of 6.7 ms these six moments are at most 1.7 ms apart, so
-/// one of them meets a gap of 2 ms, whenever the first try was; no other period needs less of a gap.
-const PERIOD: Duration = Duration::from_micros(6700);
+/// How long such transactions follow each other closely, the last one not counted.
+const RUN: Duration = Duration::from_millis(20);
 
-/// The shortest pause between two such transactions, and the longest, which follows one that took
-/// as long.
-const GAPS: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(10)];
+/// How long the lock is left after that. A writer with SQLite's busy timeout tries again 1, 3, 8, 18
+/// and 33 ms after its first try: so whenever that was in a run of up to 33 ms, one of these meets a
+/// rest that is longer than the 15 ms between two of them. Many short rests would be as good if all
+/// came in time, and are not on a busy machine.
+const REST: Duration = Duration::from_micros(17_500);
 
 /// The pace of one writer.
 #[derive(Default)]
-pub struct Pace {
-    /// When the last transaction of many changes ended, and how long it took.
-    last: Mutex<Option<(Instant, Duration)>>,
+pub struct Pace(Mutex<Option<Run>>);
+
+/// Transactions that follow each other.
+#[derive(Clone, Copy)]
+struct Run {
+    began: Instant,
+    /// When the last one ended.
+    ended: Instant,
 }
 
 impl Pace {
     /// A transaction of many changes ended now, and took that long.
     pub fn ended(&self, took: Duration) {
-        *self.last.lock() = Some((Instant::now(), took));
+        let now = Instant::now();
+        let mut run = self.0.lock();
+        match run.as_mut() {
+            Some(run) => run.ended = now,
+            None => {
+                *run = Some(Run {
+                    began: now - took,
+                    ended: now,
+                });
+            }
+        }
     }
 
-    /// Lets other processes have the lock between two such transactions.
+    /// Lets other processes have the lock, if it is time for that.
     pub fn leave_a_gap(&self) {
-        let last = *self.last.lock();
-        if let Some((ended, held)) = last {
-            let [shortest, longest] = GAPS;
-            let rest = PERIOD.saturating_sub(held);
-            let gap = match rest < shortest {
-                true => held.clamp(shortest, longest),
-                false => rest,
-            };
-            std::thread::sleep(gap.saturating_sub(ended.elapsed()));
+        let mut run = self.0.lock();
+        if let Some(Run { began, ended }) = *run
+            && ended.duration_since(began) >= RUN
+        {
+            std::thread::sleep(REST.saturating_sub(ended.elapsed()));
+            *run = None;
+        } else if run.as_ref().is_some_and(|run| run.ended.elapsed() >= REST) {
+            *run = None;
         }
     }
 }
