@@ -214,6 +214,7 @@ impl Backend for SqliteBackend {
         if let Some(feed) = &self.feed {
             feed.close();
         }
+        self.flusher.close();
         self.writer.as_ref().map_or(Ok(()), Writer::close)
     }
 

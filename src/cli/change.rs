@@ -288,6 +288,7 @@ pub fn run(place: &Place, command: Command) -> Result<ExitCode, Failure> {
     };
     source.check(command.name, &*store)?;
     let mut work = Work::begin(command.name, command.past)?;
+    work.changes = store.audit().is_some();
     work.of_none = options.filters.meant();
     let stop = work.interrupt.flag();
     let job = Job {

@@ -12,6 +12,7 @@ use super::Failure;
 use super::change::id;
 use super::output::{Output, complain, printable};
 use super::place::{self, Place};
+use crate::backend::locator::Locator;
 use crate::backend::{AuditEntry, AuditLimits, AuditLog, AuditQuery, Backend};
 use crate::model::{MessageId, QueueState, Timestamp, When, parse_duration};
 
@@ -104,11 +105,15 @@ pub fn log<'a>(
     store: &'a dyn Backend,
     place: &Place,
 ) -> Result<&'a dyn AuditLog, Failure> {
-    let none = || {
-        format!(
+    let none = || match &place.locator {
+        Locator::Dir(_) => format!(
+            "{name}: {} has no audit log: RetrySpool's own directory has no place for one",
+            place.locator
+        ),
+        _ => format!(
             "{name}: {} has no audit log yet: it begins with the first mount or change by this program",
             place.locator
-        )
+        ),
     };
     store.audit().ok_or_else(|| none().into())
 }

@@ -64,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let past = if write { "stored" } else { "would be stored" };
     let mut work = Work::begin("put", past.to_owned())?;
-    work.changes = write;
+    work.changes = write && store.audit().is_some();
     let mut putting = Putting {
         store: &*store,
         work,

@@ -31,7 +31,8 @@ const AT_ONCE: usize = 250;
 #[command(
     override_usage = "retryspoolfs undo [OPTIONS] SPOOL [ID]...",
     after_long_help = "\
-Each command that changes messages prints the undo that fits it. Examples:
+Each command that changes messages prints the undo that fits it. A dir: spool has no audit log, and
+nothing is undone there. Examples:
   retryspoolfs undo /var/spool/q.db --pid 4711 --since 2026-11-24T03:12:55Z
   retryspoolfs undo /var/spool/q.db --command mv --uid 1000 --since 10m --dry-run
   retryspoolfs undo /var/spool/q.db msg-1"

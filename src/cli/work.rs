@@ -55,7 +55,7 @@ pub struct Work {
     pub past: String,
     /// Whether SIGINT or SIGTERM came.
     pub interrupt: Interrupt,
-    /// Whether it changes anything, which can be undone.
+    /// Whether it changes anything, and in a spool with an audit log, so that it can be undone.
     pub changes: bool,
     /// What to say where no message was meant at all.
     pub of_none: Option<String>,

@@ -60,15 +60,14 @@ fn write(metadata: &MessageMetadata, out: &mut impl Write) {
 }
 
 fn write_as(metadata: &MessageMetadata, out: &mut impl Write, formatter: impl Formatter) {
-    let time = |time: Timestamp| time.to_string();
     let keys = Keys {
         id: metadata.id.as_str(),
         state: metadata.state.number(),
         attempts: metadata.attempts,
         max_attempts: metadata.max_attempts,
-        next_retry: time(metadata.next_retry),
-        created: time(metadata.created),
-        updated: time(metadata.updated),
+        next_retry: Text(metadata.next_retry),
+        created: Text(metadata.created),
+        updated: Text(metadata.updated),
         last_error: &metadata.last_error,
         size: metadata.size,
         priority: metadata.priority,
@@ -89,14 +88,23 @@ struct Keys<'a> {
     state: u8,
     attempts: i64,
     max_attempts: i64,
-    next_retry: String,
-    created: String,
-    updated: String,
+    next_retry: Text,
+    created: Text,
+    updated: Text,
     last_error: &'a str,
     size: i64,
     priority: i64,
     headers: &'a std::collections::BTreeMap<String, String>,
     retry_policy_name: &'a str,
+}
+
+/// A time as text.
+struct Text(Timestamp);
+
+impl Serialize for Text {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
 }
 
 /// Lays out as the inner one does, which Go's encoder does alike, and like Go's escapes the two
@@ -109,6 +117,10 @@ impl<F: Formatter> Formatter for GoFormatter<F> {
         out: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
+        // Both begin with this byte, and most texts are without it.
+        if !fragment.as_bytes().contains(&0xe2) {
+            return out.write_all(fragment.as_bytes());
+        }
         for piece in fragment.split_inclusive(['\u{2028}', '\u{2029}']) {
             let (text, escape) = if let Some(text) = piece.strip_suffix('\u{2028}') {
                 (text, "\\u2028")

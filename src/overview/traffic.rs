@@ -63,8 +63,12 @@ impl Traffic {
             return Ok(counted.over(WINDOW, false));
         }
         let (start, since) = log.start()?;
-        let over = since.map_or(WINDOW, |since| now.since(since));
         let count = log.newest - start;
+        let estimated = count > SAMPLES * SAMPLE;
+        // A log of a few was begun anew, and did not forget what was too much for it: those are not
+        // taken for what goes on all the time.
+        let since = since.filter(|_| estimated);
+        let over = since.map_or(WINDOW, |since| now.since(since));
         let at =
             |sample: u64| start + (count as u128 * u128::from(sample) / u128::from(SAMPLES)) as u64;
         for sample in 0..SAMPLES {
@@ -74,7 +78,7 @@ impl Traffic {
             let share = (end - after) as f64 / changes.len() as f64;
             changes.iter().for_each(|change| counted.add(change, share));
         }
-        Ok(counted.over(over, count > SAMPLES * SAMPLE))
+        Ok(counted.over(over, estimated))
     }
 
     /// So many in [`over`](Traffic::over), as a number a minute.
@@ -283,7 +287,7 @@ mod tests {
         };
         let few = traffic(few);
         assert_eq!((few.arrived[0], few.estimated), (300, false));
-        assert_eq!(few.over, Duration::from_secs(20));
+        assert_eq!(few.over, WINDOW);
         let none = Changed {
             cut: 30_000,
             ..Changed::of(many())

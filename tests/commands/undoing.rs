@@ -279,6 +279,30 @@ fn the_log_is_kept_for_as_long_as_was_set() {
     assert_eq!(limits, "2 1209600");
 }
 
+/// Where nothing can be undone, nobody is told to.
+#[test]
+fn a_directory_has_no_undo_and_says_so() {
+    let spool = Spool::directory(["a", "b"].map(|id| message(id, Deferred)));
+    for change in [
+        "hold dir:$SPOOL a",
+        "delete dir:$SPOOL b",
+        "put dir:$SPOOL $WORK/c",
+    ] {
+        let script = format!("echo '{{\"ID\":\"c\"}}' > $WORK/c; $PROGRAM {change}");
+        let output = spool.bash(&script);
+        assert!(output.status.success(), "{output:#?}");
+        let lines: Vec<&str> = output.stderr.lines().collect();
+        assert!(
+            lines.len() == 1 && lines[0].starts_with("1 message "),
+            "{lines:?}"
+        );
+    }
+    for command in ["undo dir:$SPOOL a", "history dir:$SPOOL"] {
+        let output = spool.bash(&format!("$PROGRAM {command}"));
+        output.fails("has no audit log: RetrySpool's own directory has no place for one");
+    }
+}
+
 #[test]
 fn an_undo_says_what_it_needs() {
     let spool = three();

@@ -115,14 +115,17 @@ impl Fields<'_, '_> {
         }
     }
 
-    /// Text that may be absent.
     fn text(&self, at: usize, name: &str) -> std::result::Result<String, String> {
+        self.text_ref(at, name).map(str::to_owned)
+    }
+
+    /// Text that may be absent.
+    fn text_ref(&self, at: usize, name: &str) -> std::result::Result<&str, String> {
         match self.value(at, name)? {
-            ValueRef::Null => Ok(String::new()),
-            ValueRef::Text(text) => match std::str::from_utf8(text) {
-                Ok(text) => Ok(text.to_owned()),
-                Err(_) => Err(format!("its {name} is not UTF-8")),
-            },
+            ValueRef::Null => Ok(""),
+            ValueRef::Text(text) => {
+                std::str::from_utf8(text).map_err(|_| format!("its {name} is not UTF-8"))
+            }
             _ => Err(format!("its {name} is no text")),
         }
     }
@@ -154,12 +157,12 @@ impl Fields<'_, '_> {
 
     /// Go writes `null` for a map that was never made.
     fn headers(&self, at: usize) -> std::result::Result<BTreeMap<String, String>, String> {
-        let text = self.text(at, "headers")?;
+        let text = self.text_ref(at, "headers")?;
         if text.is_empty() || text == "{}" {
             return Ok(BTreeMap::new());
         }
         let headers: Option<BTreeMap<String, String>> =
-            serde_json::from_str(&text).map_err(|e| format!("its headers: {e}"))?;
+            serde_json::from_str(text).map_err(|e| format!("its headers: {e}"))?;
         Ok(headers.unwrap_or_default())
     }
 }

@@ -218,7 +218,9 @@ fn callers_that_arrive_together_share_a_flush() {
     store.insert(&ctx(), &message("a", Hold)).unwrap();
     let start = Barrier::new(8);
     let before = store.counters().flushes;
-    for _ in 0..20 {
+    for n in 0..20 {
+        let name = format!("b{n}");
+        store.insert(&ctx(), &message(&name, Hold)).unwrap();
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
@@ -230,6 +232,37 @@ fn callers_that_arrive_together_share_a_flush() {
     }
     let flushes = store.counters().flushes - before;
     assert!((20..160).contains(&flushes), "{flushes}");
+}
+
+/// The disk is waited for where anybody has committed, this store or another, and only there.
+#[test]
+fn what_is_flushed_is_not_flushed_again() {
+    let (directory, store) = spool();
+    let theirs = connect(&directory.path().join("queue.db"));
+    let flushes_of = |sync: &dyn Fn()| {
+        let before = store.counters().flushes;
+        sync();
+        store.counters().flushes - before
+    };
+    let sync = || store.sync(&ctx()).unwrap();
+    store.insert(&ctx(), &message("a", Hold)).unwrap();
+    assert_eq!(flushes_of(&sync), 1);
+    assert_eq!(flushes_of(&sync), 0);
+    store.relocate(&ctx(), &id("a"), Hold, Active).unwrap();
+    assert_eq!(flushes_of(&sync), 1);
+    theirs.execute("DELETE FROM messages", []).unwrap();
+    assert_eq!(flushes_of(&sync), 1);
+    assert_eq!(flushes_of(&sync), 0);
+    // What brings the log over, or lets it begin anew, commits nothing; what follows it does.
+    let restart = "PRAGMA wal_checkpoint(RESTART)";
+    theirs.query_row(restart, [], |_| Ok(())).unwrap();
+    store.insert(&ctx(), &message("b", Hold)).unwrap();
+    assert_eq!(flushes_of(&sync), 1);
+    store.faults().arm(Point::Flush);
+    store.insert(&ctx(), &message("c", Hold)).unwrap();
+    assert!(store.sync(&ctx()).is_err());
+    assert_eq!(flushes_of(&sync), 1, "after one that failed");
+    assert_eq!(flushes_of(&sync), 0);
 }
 
 #[test]
