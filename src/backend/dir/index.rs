@@ -1,7 +1,7 @@
 //! What is known of each state's messages without looking: their IDs in order, and what listings
 //! sort and filter by.
 //!
-//! Owns: some 150 bytes for each message with an ID of 36 bytes (`cargo bench --bench directory`
+//! Owns: some 135 bytes for each message with an ID of 36 bytes (`cargo bench --bench directory`
 //! measures it): an entry of a B-tree, and the ID. 200 are the limit.
 //! May fail: never.
 //! Must not know: files. It is right as far as it was told, and nothing is done because of it:

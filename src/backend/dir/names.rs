@@ -44,6 +44,8 @@ pub fn names(dir: &StateDir) -> Result<Names> {
         }
     }
     names.messages.sort_unstable();
+    // Made again in their order they lie in it in memory, where listings go through them.
+    names.messages = names.messages.to_vec();
     Ok(names)
 }
 
