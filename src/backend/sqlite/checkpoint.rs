@@ -21,8 +21,9 @@ use super::open::{self, Access, Place};
 /// other programs' commits stop to do it.
 const ENOUGH: i64 = 1000;
 
-/// And how many at a time, at least: so few are left at any moment for another program's commit.
-const AT_A_TIME: i64 = 250;
+/// And how many at a time, at least, while one caller makes many changes: so few are left at any
+/// moment for another program's commit. Else as many as that: fewer would be the same pages again.
+const AT_A_TIME_IN_BULK: i64 = 250;
 
 /// Writers that never pause keep the log from beginning anew, and so do readers that overlap. From
 /// so many pages on (16 MiB) the writer itself brings over the rest before it goes on, and waits for
@@ -52,6 +53,7 @@ struct Shared {
     turn: Mutex<()>,
 }
 
+#[derive(Default)]
 struct Log {
     /// How many pages it had after the last commit.
     pages: i64,
@@ -61,33 +63,30 @@ struct Log {
     tried_at: i64,
     /// How many it had when the writer last tried to shorten it.
     shortened_at: i64,
-    /// From how many on it is the writer's.
-    long: i64,
+    /// Whether the last commit was of one caller's many changes.
+    in_bulk: bool,
     is_closed: bool,
 }
 
-impl Default for Log {
-    fn default() -> Log {
-        Log {
-            pages: 0,
-            done: 0,
-            tried_at: 0,
-            shortened_at: 0,
-            long: LONG,
-            is_closed: false,
-        }
-    }
-}
-
 impl Log {
+    /// From how many pages on it is the writer's.
+    fn long(&self) -> i64 {
+        if self.in_bulk { LONG_IN_BULK } else { LONG }
+    }
+
     fn is_due(&self) -> bool {
-        let are_enough = self.pages >= ENOUGH && self.pages - self.done >= AT_A_TIME;
-        are_enough && self.pages != self.tried_at && self.pages <= self.long
+        let at_a_time = if self.in_bulk {
+            AT_A_TIME_IN_BULK
+        } else {
+            ENOUGH
+        };
+        let are_enough = self.pages >= ENOUGH && self.pages - self.done >= at_a_time;
+        are_enough && self.pages != self.tried_at && self.pages <= self.long()
     }
 
     /// A reader that stays is not waited for at each commit.
     fn is_too_long(&self) -> bool {
-        self.pages > self.long && self.pages - self.shortened_at >= AT_A_TIME
+        self.pages > self.long() && self.pages - self.shortened_at >= AT_A_TIME_IN_BULK
     }
 }
 
@@ -123,7 +122,7 @@ impl Checkpointer {
     pub fn after_commit(&self, conn: &Connection, in_bulk: bool) {
         let (is_due, is_too_long) = {
             let mut log = self.shared.log.lock();
-            log.long = if in_bulk { LONG_IN_BULK } else { LONG };
+            log.in_bulk = in_bulk;
             (log.is_due(), log.is_too_long())
         };
         if is_due {
