@@ -123,7 +123,7 @@ pub struct Spool {
     rendered: Rendered,
     operations: Operations,
     survey: Survey,
-    ahead: ReadAhead,
+    ahead: ReadAhead<listing::Next, Vec<listing::Item>>,
     started: Timestamp,
 }
 

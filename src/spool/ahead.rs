@@ -1,8 +1,8 @@
-//! Reading ahead in a listing: while the kernel takes in one batch, another thread reads the next.
+//! Reading ahead: while one batch is taken in, another thread reads the next.
 //!
 //! Owns: which batches are wanted, and their way to that thread and back.
 //! May fail: by leaving a batch to the one that needs it.
-//! Must not know: offsets, what the kernel is given.
+//! Must not know: what a batch is, and how it is read.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -11,105 +11,115 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Spool;
-use super::listing::Item;
-use crate::model::{MessageId, QueueState};
-
 /// What was read longer ago is read again: a listing is of now.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// So many batches may wait to be read; who wants more reads his own.
+const WAITING: usize = 16;
+
 /// A batch that is read before it is asked for.
-pub struct Ahead {
-    state: QueueState,
-    after: MessageId,
-    plus: bool,
-    slot: Mutex<Slot>,
+pub struct Ahead<W, B> {
+    /// Which one it is.
+    pub wanted: W,
+    slot: Mutex<Slot<B>>,
     changed: Condvar,
 }
 
-enum Slot {
+enum Slot<B> {
     Wanted,
     Reading,
-    Read(Vec<Item>, Instant),
+    Read(B, Instant),
     /// It was taken, or could not be read.
     Over,
 }
 
-impl Ahead {
-    /// The batch, if it was read by now or is being read, and is with attributes or not as it is
-    /// wanted now.
-    pub fn take(&self, plus: bool) -> Option<Vec<Item>> {
+impl<W, B> Ahead<W, B> {
+    /// The batch, if it was read just now or is being read.
+    pub fn take(&self) -> Option<B> {
         let mut slot = self.slot.lock();
         while matches!(*slot, Slot::Reading) {
             self.changed.wait(&mut slot);
         }
         match std::mem::replace(&mut *slot, Slot::Over) {
-            Slot::Read(items, at) if plus == self.plus && at.elapsed() < FRESH => Some(items),
+            Slot::Read(batch, at) if at.elapsed() < FRESH => Some(batch),
             _ => None,
         }
     }
-}
 
-/// The batches that are wanted, for the one thread that reads them.
-#[derive(Default)]
-pub struct ReadAhead {
-    wanted: Mutex<VecDeque<Arc<Ahead>>>,
-    thread: OnceLock<Thread>,
-}
-
-impl ReadAhead {
-    /// Has the batch after this message read; not where nobody reads ahead.
-    pub fn want(&self, state: QueueState, after: &MessageId, plus: bool) -> Option<Arc<Ahead>> {
-        let thread = self.thread.get()?;
-        let ahead = Arc::new(Ahead {
-            state,
-            after: after.clone(),
-            plus,
-            slot: Mutex::new(Slot::Wanted),
-            changed: Condvar::new(),
-        });
-        self.wanted.lock().push_back(ahead.clone());
-        thread.unpark();
-        Some(ahead)
-    }
-}
-
-impl Spool {
-    /// Reads what listings are about to need, for as long as `going` says so: to be called from a
-    /// thread of its own, which may be unparked to ask `going`.
-    pub fn read_ahead(&self, going: &dyn Fn() -> bool) {
-        let _ = self.ahead.thread.set(thread::current());
-        while going() {
-            let next = self.ahead.wanted.lock().pop_front();
-            match next {
-                Some(ahead) => self.read_batch_ahead(&ahead),
-                None => thread::park(),
-            }
-        }
-    }
-
-    fn read_batch_ahead(&self, ahead: &Ahead) {
+    fn read(&self, read: impl FnOnce(&W) -> Option<B>) {
         {
-            let mut slot = ahead.slot.lock();
+            let mut slot = self.slot.lock();
             if !matches!(*slot, Slot::Wanted) {
                 return;
             }
             *slot = Slot::Reading;
         }
-        let mut reading = Reading(ahead, Slot::Over);
-        if let Ok(items) = self.read_batch(ahead.state, Some(&ahead.after), ahead.plus) {
-            reading.1 = Slot::Read(items, Instant::now());
+        let mut reading = Reading {
+            ahead: self,
+            ends: Slot::Over,
+        };
+        if let Some(batch) = read(&self.wanted) {
+            reading.ends = Slot::Read(batch, Instant::now());
         }
     }
 }
 
 /// Who waits for the batch is told when this ends, also by a panic.
-struct Reading<'a>(&'a Ahead, Slot);
+struct Reading<'a, W, B> {
+    ahead: &'a Ahead<W, B>,
+    ends: Slot<B>,
+}
 
-impl Drop for Reading<'_> {
+impl<W, B> Drop for Reading<'_, W, B> {
     fn drop(&mut self) {
-        let mut slot = self.0.slot.lock();
-        *slot = std::mem::replace(&mut self.1, Slot::Over);
-        self.0.changed.notify_all();
+        *self.ahead.slot.lock() = std::mem::replace(&mut self.ends, Slot::Over);
+        self.ahead.changed.notify_all();
+    }
+}
+
+/// The batches that are wanted, for the one thread that reads them.
+pub struct ReadAhead<W, B> {
+    wanted: Mutex<VecDeque<Arc<Ahead<W, B>>>>,
+    thread: OnceLock<Thread>,
+}
+
+impl<W, B> Default for ReadAhead<W, B> {
+    fn default() -> ReadAhead<W, B> {
+        ReadAhead {
+            wanted: Mutex::default(),
+            thread: OnceLock::new(),
+        }
+    }
+}
+
+impl<W, B> ReadAhead<W, B> {
+    /// Has this batch read; not where nobody reads ahead.
+    pub fn want(&self, wanted: W) -> Option<Arc<Ahead<W, B>>> {
+        let thread = self.thread.get()?;
+        let mut waiting = self.wanted.lock();
+        if waiting.len() >= WAITING {
+            return None;
+        }
+        let ahead = Arc::new(Ahead {
+            wanted,
+            slot: Mutex::new(Slot::Wanted),
+            changed: Condvar::new(),
+        });
+        waiting.push_back(ahead.clone());
+        thread.unpark();
+        Some(ahead)
+    }
+
+    /// Reads what is wanted, in this thread, for as long as `going` says so; it is asked when the
+    /// thread is unparked.
+    pub fn serve(&self, going: &dyn Fn() -> bool, read: impl Fn(&W) -> Option<B>) {
+        let _ = self.thread.set(thread::current());
+        while going() {
+            let next = self.wanted.lock().pop_front();
+            match next {
+                Some(ahead) => ahead.read(&read),
+                None => thread::park(),
+            }
+        }
     }
 }

@@ -78,7 +78,7 @@ struct Window {
     digests: Vec<Digest>,
     end: bool,
     /// The next batch, if it is read meanwhile.
-    ahead: Option<Arc<Ahead>>,
+    ahead: Option<Arc<Ahead<Next, Vec<Item>>>>,
 }
 
 /// What tells the IDs of one batch apart: of two among a thousand it is the same once in two million
@@ -96,6 +96,14 @@ struct Batch {
     first: u64,
     /// The ID of the last.
     last: MessageId,
+}
+
+/// The batch that a listing needs next.
+pub struct Next {
+    state: QueueState,
+    after: MessageId,
+    /// Whether with attributes.
+    plus: bool,
 }
 
 /// A message that was found.
@@ -359,8 +367,8 @@ impl Spool {
 
     /// Finds the next messages.
     fn extend(&self, state: QueueState, window: &mut Window, plus: bool) -> Result<()> {
-        let ahead = window.ahead.take();
-        let found = match ahead.and_then(|ahead| ahead.take(plus)) {
+        let ahead = window.ahead.take().filter(|a| a.wanted.plus == plus);
+        let found = match ahead.and_then(|ahead| ahead.take()) {
             Some(found) => found,
             None => self.read_batch(state, window.last(), plus)?,
         };
@@ -369,14 +377,27 @@ impl Spool {
         window.add(found);
         // Many a listing is of few, or ends early.
         if !is_first && !window.end {
-            let last = window.last();
-            window.ahead = last.and_then(|last| self.ahead.want(state, last, plus));
+            let next = |last: &MessageId| Next {
+                state,
+                after: last.clone(),
+                plus,
+            };
+            window.ahead = window.last().and_then(|last| self.ahead.want(next(last)));
         }
         Ok(())
     }
 
+    /// Reads what listings are about to need, for as long as `going` says so: to be called from a
+    /// thread of its own, which may be unparked to ask `going`.
+    pub fn read_ahead(&self, going: &dyn Fn() -> bool) {
+        self.ahead.serve(going, |next| {
+            let batch = self.read_batch(next.state, Some(&next.after), next.plus);
+            batch.ok()
+        });
+    }
+
     /// Reads the messages that come after an ID.
-    pub(super) fn read_batch(
+    fn read_batch(
         &self,
         state: QueueState,
         after: Option<&MessageId>,

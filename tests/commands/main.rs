@@ -18,6 +18,7 @@ mod steps;
 mod changing;
 mod filters;
 mod looks;
+mod naming;
 mod pipe;
 mod places;
 mod put;

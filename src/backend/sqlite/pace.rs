@@ -34,31 +34,26 @@ struct Run {
 }
 
 impl Pace {
-    /// A transaction of many changes ended now, and took that long.
-    pub fn ended(&self, took: Duration) {
-        let now = Instant::now();
+    /// A transaction of many changes that began then has ended.
+    pub fn ended(&self, began: Instant) {
         let mut run = self.0.lock();
-        match run.as_mut() {
-            Some(run) => run.ended = now,
-            None => {
-                *run = Some(Run {
-                    began: now - took,
-                    ended: now,
-                });
-            }
-        }
+        *run = Some(Run {
+            began: run.map_or(began, |run| run.began),
+            ended: Instant::now(),
+        });
     }
 
     /// Lets other processes have the lock, if it is time for that.
     pub fn leave_a_gap(&self) {
-        let mut run = self.0.lock();
-        if let Some(Run { began, ended }) = *run
-            && ended.duration_since(began) >= RUN
-        {
+        let run = *self.0.lock();
+        let Some(Run { began, ended }) = run else {
+            return;
+        };
+        if ended.duration_since(began) >= RUN {
             std::thread::sleep(REST.saturating_sub(ended.elapsed()));
-            *run = None;
-        } else if run.as_ref().is_some_and(|run| run.ended.elapsed() >= REST) {
-            *run = None;
+        }
+        if ended.elapsed() >= REST {
+            *self.0.lock() = None;
         }
     }
 }

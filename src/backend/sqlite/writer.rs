@@ -302,7 +302,7 @@ impl Writer {
             }
         }
         if batch.0.iter().any(|(ticket, _)| ticket.is_bulk) {
-            self.pace.ended(start.elapsed());
+            self.pace.ended(start);
         }
     }
 
@@ -433,9 +433,12 @@ impl Writer {
 
     /// Closes the connection; changes that come later are refused.
     pub fn close(&self) -> Result<()> {
-        self.upkeep.checkpointer().close();
         match self.connection.lock().take() {
-            Some(conn) => conn.close().map_err(|(_, e)| from_sqlite(e)),
+            Some(conn) => {
+                // No commit can begin its thread again, and the writer's connection is the last.
+                self.upkeep.checkpointer().close();
+                conn.close().map_err(|(_, e)| from_sqlite(e))
+            }
             None => Ok(()),
         }
     }
