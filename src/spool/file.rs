@@ -1,4 +1,6 @@
 //! Open files: opening, creating, reading, writing. What closes do is in `close`.
+//!
+//! It is long because each of these has its answer for each kind of file, to be read side by side.
 
 use std::ffi::OsStr;
 use std::sync::Arc;

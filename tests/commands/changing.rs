@@ -1,4 +1,6 @@
 //! The commands that change messages: each succeeds, loses a race, is interrupted, is done in part.
+//!
+//! It is long because all nine of them meet the same cases.
 
 use std::time::Duration;
 

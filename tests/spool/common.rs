@@ -1,4 +1,6 @@
 //! A spool to test: the filesystem, a second connection to its store, and processes that call.
+//!
+//! It is long because it has a short word for each of the filesystem's calls.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
