@@ -96,48 +96,62 @@ fn concurrent_writes_share_a_commit_and_have_their_own_results() {
 #[test]
 fn many_changes_leave_others_their_turn() {
     let (directory, store) = spool();
-    let seen: Vec<_> = (0..1000)
+    let mut seen: Vec<_> = (0..1000)
         .map(|n| {
             let message = message(&format!("m{n:04}"), Deferred);
             let seen = store.insert(&ctx(), &message).unwrap();
             (message.id, seen)
         })
         .collect();
-    let moves: Vec<_> = seen
-        .into_iter()
-        .map(|(id, seen)| Proposal::Move {
-            id,
-            from: Deferred,
-            seen,
-            to: Hold,
-        })
-        .collect();
     let before = store.counters();
+    let came_between = AtomicBool::new(false);
     let ended = AtomicBool::new(false);
-    let between = thread::scope(|scope| {
-        let others = scope.spawn(|| {
+    let mut rounds = 0;
+    let mut refused = None;
+    thread::scope(|scope| {
+        scope.spawn(|| {
             let other = connect(&directory.path().join("queue.db"));
             // Each of its transactions that ran between two of ours has seen some moved, not all.
-            let mut between = 0;
-            while !ended.load(Ordering::Relaxed) && between == 0 {
+            while !ended.load(Ordering::Relaxed) {
                 other.execute_batch("BEGIN IMMEDIATE").unwrap();
                 let held = "SELECT count(*) FROM messages WHERE state = 3";
                 let held: i64 = other.query_row(held, [], |row| row.get(0)).unwrap();
                 other.execute_batch("COMMIT").unwrap();
-                between += u32::from((1..1000).contains(&held));
+                if (1..1000).contains(&held) {
+                    came_between.store(true, Ordering::Relaxed);
+                }
             }
-            between
         });
-        let ctx = Context::within(Duration::from_secs(120));
-        let answers = store.apply(&ctx, &moves);
+        // A fast machine moves them all before the first rest, and there and back again.
+        let ways = [(Deferred, Hold), (Hold, Deferred)].into_iter().cycle();
+        for (from, to) in ways.take(40) {
+            let moves: Vec<_> = seen
+                .drain(..)
+                .map(|(id, seen)| Proposal::Move { id, from, seen, to })
+                .collect();
+            let answers = store.apply(&Context::within(Duration::from_secs(120)), &moves);
+            for (moved, answer) in std::iter::zip(moves, answers) {
+                match (moved, answer) {
+                    (Proposal::Move { id, .. }, Ok(revision)) => seen.push((id, revision)),
+                    (_, answer) => refused = Some(answer),
+                }
+            }
+            rounds += 1;
+            if came_between.load(Ordering::Relaxed) || refused.is_some() {
+                break;
+            }
+        }
         ended.store(true, Ordering::Relaxed);
-        assert!(answers.iter().all(Result::is_ok));
-        others.join().unwrap()
     });
-    assert!(between > 0, "no other writer came between");
+    assert!(refused.is_none(), "{refused:?}");
+    assert!(came_between.into_inner(), "no other writer came between");
     let commits = store.counters().commits - before.commits;
-    assert!(commits > 2 && commits < 1000, "{commits} transactions");
-    assert_eq!(store.state_info(&ctx(), Hold).unwrap().count, 1000);
+    assert!(
+        (rounds + 1..1000 * rounds).contains(&commits),
+        "{commits} transactions in {rounds} rounds"
+    );
+    let held = store.state_info(&ctx(), Hold).unwrap().count;
+    assert_eq!(held, 1000 * (rounds % 2));
 }
 
 #[test]
