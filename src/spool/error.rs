@@ -105,6 +105,13 @@ impl Refusal {
         Refusal::new(Errno::ENOENT, "there is no such file")
     }
 
+    /// The file went since its name was looked up. The kernel looks the name up again then, and
+    /// finds that there is none, or creates it where it may (`do_filp_open` in its fs/namei.c):
+    /// with `ENOENT` here, an open(2) that may create would fail with it.
+    pub fn gone() -> Refusal {
+        Refusal::new(Errno::ESTALE, "the file is gone")
+    }
+
     /// The handle is not one of ours, or not of that kind.
     pub fn bad_handle() -> Refusal {
         Refusal::new(Errno::EBADF, "the handle is not open for that")

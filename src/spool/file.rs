@@ -62,7 +62,7 @@ impl Spool {
     pub fn open(&self, caller: &Caller, ino: u64, mode: OpenMode) -> Result<u64> {
         self.open_quietly(caller, ino, mode).inspect_err(|refusal| {
             // A file that went since its name was looked up is no news.
-            if refusal.errno != Errno::ENOENT {
+            if !matches!(refusal.errno, Errno::ENOENT | Errno::ESTALE) {
                 let path = self.path_of_inode(ino);
                 self.report.refused(Some(caller), "open", &path, refusal);
             }
@@ -94,7 +94,7 @@ impl Spool {
             (None, Some(Node::Message(id, state))) => {
                 self.open_message(caller, ino, &id, state, mode)?
             }
-            (None, None) => return Err(Refusal::not_found()),
+            (None, None) => return Err(Refusal::gone()),
         };
         Ok(self.keep(ino, handle))
     }
@@ -137,7 +137,7 @@ impl Spool {
         }
         self.writable()?;
         if stored.metadata.state != state {
-            return Err(Refusal::not_found());
+            return Err(self.went(caller, ino, state));
         }
         let draft = draft_of(&stored, mode);
         let opened = Opened::At(stored.revision);
@@ -166,7 +166,7 @@ impl Spool {
             writer.state == state && writer.is_uncommitted()
         });
         let first = first.filter(|_| mode.write);
-        let first = first.ok_or_else(Refusal::not_found)?;
+        let first = first.ok_or_else(|| self.went(caller, ino, state))?;
         let bytes = first.inner.lock().draft.bytes().to_vec();
         let draft = cut(Draft::of(bytes), mode);
         let origin = Origin {
@@ -177,6 +177,16 @@ impl Spool {
         let of = (ino, id, state);
         let writer = writer(caller, of, mode, Opened::Absent, draft, origin);
         Ok(Handle::Writer(writer))
+    }
+
+    /// The refusal of a message that is not there any more. A name that a lookup would still find,
+    /// because the caller has it open, is not to be looked up again.
+    fn went(&self, caller: &Caller, ino: u64, state: QueueState) -> Refusal {
+        let is_found = |writer: &Writer| writer.state == state && !writer.is_dropped();
+        match self.own_writer(caller, ino, is_found) {
+            Some(_) => Refusal::not_found(),
+            None => Refusal::gone(),
+        }
     }
 
     /// A handle that reads the document of the revision with that mark; `settled` if the message

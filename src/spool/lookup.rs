@@ -80,7 +80,7 @@ impl Spool {
         if let Some(fixed) = Fixed::of(ino) {
             return self.fixed_attr(fixed);
         }
-        match self.inodes.get(ino).ok_or_else(Refusal::not_found)? {
+        match self.inodes.get(ino).ok_or_else(Refusal::gone)? {
             Node::Scratch(file) => Ok(self.scratch_attr(&file)),
             Node::Message(id, _) => {
                 let by_handle = fh.and_then(|fh| self.handles.writer(fh));
@@ -90,7 +90,7 @@ impl Spool {
                 let brief = match self.brief(&id, None)? {
                     Some(brief) => brief,
                     // Not committed yet, or gone while it is open.
-                    None => self.open_brief(ino).ok_or_else(Refusal::not_found)?,
+                    None => self.open_brief(ino).ok_or_else(Refusal::gone)?,
                 };
                 let mut attr = self.message_attr(ino, brief, own.as_deref(), read);
                 // The kernel names a reader only to read through its pages: up to its length.

@@ -190,3 +190,17 @@ fn every_count_agrees_after_random_operations() {
     let legal = "find . -name '*.json' -exec jq -e .ID {} + > /dev/null";
     mount.bash(legal).ok();
 }
+
+/// A name that its own process creates and leaves empty goes with its last close, which reaches the
+/// mount any time later: also between the kernel's look at the name and its opening.
+#[test]
+fn an_open_that_may_create_never_finds_nothing() {
+    let mount = Spool::new().mount("");
+    let script = r#"
+import os
+for _ in range(5000):
+    os.close(os.open("hold/new.json", os.O_CREAT | os.O_WRONLY | os.O_TRUNC))
+"#;
+    let creator = mount.start_in(&["python3"], script).within(LONG);
+    assert_eq!(creator.wait().ok(), "");
+}

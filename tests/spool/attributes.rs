@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use super::common::*;
-use retryspoolfs::spool::Errno::{ENODATA, ENOENT, EOPNOTSUPP};
+use retryspoolfs::spool::Errno::{ENODATA, EOPNOTSUPP, ESTALE};
 use retryspoolfs::{MessageMetadata, Timestamp};
 
 #[test]
@@ -111,5 +111,5 @@ fn a_reader_of_a_message_that_went_still_knows_its_length() {
     // fstat(2) comes without the handle.
     assert_eq!(m.spool.getattr(&me(), ino, None).unwrap().size, length);
     m.spool.release(fh);
-    assert_eq!(errno(m.spool.getattr(&me(), ino, None)), ENOENT);
+    assert_eq!(errno(m.spool.getattr(&me(), ino, None)), ESTALE);
 }

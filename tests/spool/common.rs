@@ -394,7 +394,16 @@ impl Mounted {
         let attr = self.lookup(caller, state, name)?;
         let opened = self.spool.open(caller, attr.ino, mode);
         self.spool.forget(attr.ino, 1);
-        opened
+        match opened {
+            // As the kernel does.
+            Err(refusal) if refusal.errno == Errno::ESTALE => {
+                let attr = self.lookup(caller, state, name)?;
+                let opened = self.spool.open(caller, attr.ino, mode);
+                self.spool.forget(attr.ino, 1);
+                opened
+            }
+            opened => opened,
+        }
     }
 
     /// Creates a name, or opens what is there as the kernel would.

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::common::*;
-use retryspoolfs::spool::Errno::{EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, EPERM};
+use retryspoolfs::spool::Errno::{EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, EPERM, ESTALE};
 
 #[test]
 fn a_message_is_in_one_directory() {
@@ -90,7 +90,7 @@ fn an_inode_is_forgotten_with_its_last_lookup_and_handle() {
     m.spool.getattr(&me(), ino, Some(fh)).unwrap();
     m.spool.release(fh);
     assert_eq!(m.spool.inode_count(), 0);
-    assert_eq!(errno(m.spool.getattr(&me(), ino, None)), ENOENT);
+    assert_eq!(errno(m.spool.getattr(&me(), ino, None)), ESTALE);
     // A lookup that failed counts nothing, nor does one of a fixed directory.
     assert!(!m.sees(&me(), Deferred, "a.json"));
     m.spool.lookup(&me(), ROOT, OsStr::new("hold")).unwrap();

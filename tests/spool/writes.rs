@@ -180,7 +180,7 @@ fn a_draft_whose_name_was_removed_stores_nothing() {
     assert!(!m.sees(&me(), Hold, "a.json"));
     assert_eq!(
         m.spool.getattr(&me(), 0, Some(fh)).err().unwrap().errno,
-        ENOENT
+        ESTALE
     );
     m.spool.fsync(&me(), fh).unwrap();
     m.close(&me(), fh).unwrap();
