@@ -36,15 +36,23 @@ pub fn list(
             .query_row((state.number(), since), |row| row.get::<_, i64>(0))
             .map(|total| u64::try_from(total).unwrap_or(0))?,
     };
-    let wanted = options.limit.unwrap_or(u64::MAX);
+    let wanted = options
+        .limit
+        .unwrap_or(u64::MAX)
+        .min(total.saturating_sub(options.offset));
     let mut message_ids = Vec::new();
-    if wanted > 0 && options.offset < total && since.is_none() && !has_index(options.sort_by) {
-        message_ids = sorted(conn, state, options)?;
-    } else if wanted > 0 && options.offset < total {
-        let (limit, offset) = (as_i64(wanted), as_i64(options.offset));
-        let mut page = conn.prepare_cached(&page_sql(options))?;
-        let rows = page.query_map((state.number(), since, limit, offset), row::id)?;
-        message_ids = rows.collect::<rusqlite::Result<_>>()?;
+    if wanted > 0 {
+        message_ids = match (since, options.sort_by) {
+            (None, SortBy::Id) => indexed(conn, state, options, wanted, total, &["id"])?,
+            (None, SortBy::Created) => {
+                let keys = ["created_secs", "created_nanos", "id"];
+                indexed(conn, state, options, wanted, total, &keys)?
+            }
+            (None, SortBy::Updated | SortBy::Priority | SortBy::Attempts) => {
+                sorted(conn, state, options)?
+            }
+            (Some(since), _) => young(conn, state, options, since)?,
+        };
     }
     if let Some(snapshot) = snapshot {
         snapshot.finish()?;
@@ -60,7 +68,54 @@ pub fn list(
 const FROM_MESSAGES: &str = "FROM rs_message r JOIN messages m ON m.id = r.id WHERE r.state = ?1";
 const SINCE: &str = " AND (m.created >= ?2 OR m.updated >= ?2)";
 
-fn page_sql(options: &MessageListOptions) -> String {
+/// A page of an order that an index has: `wanted` messages, which are there, of `total`.
+///
+/// SQLite passes over the messages before the page one by one, so the nearer end is begun at; and
+/// with the state as a lower bound alone, which the first of them settles, each of these takes two
+/// steps of SQLite's machine, where `state = ?1` takes three and a comparison.
+fn indexed(
+    conn: &Connection,
+    state: QueueState,
+    options: &MessageListOptions,
+    wanted: u64,
+    total: u64,
+    keys: &[&str],
+) -> rusqlite::Result<Vec<MessageId>> {
+    let after = total - options.offset - wanted;
+    let from_the_end = after < options.offset;
+    let skipped = after.min(options.offset);
+    let (bound, order) = match (options.sort_order, from_the_end) {
+        (SortOrder::Asc, false) | (SortOrder::Desc, true) => (">=", "ASC"),
+        (SortOrder::Desc, false) | (SortOrder::Asc, true) => ("<=", "DESC"),
+    };
+    let keys = keys.join(&format!(" {order}, "));
+    let sql = format!(
+        "SELECT id, state FROM rs_message WHERE state {bound} ?1 \
+         ORDER BY state {order}, {keys} {order} LIMIT ?2 OFFSET ?3"
+    );
+    let mut page = conn.prepare_cached(&sql)?;
+    let mut rows = page.query((state.number(), as_i64(wanted), as_i64(skipped)))?;
+    let mut ids = Vec::new();
+    while let Some(row) = rows.next()? {
+        // Where the count were wrong the next state would follow.
+        if row.get::<_, i64>(1)? != i64::from(state.number()) {
+            break;
+        }
+        ids.push(row::id(row)?);
+    }
+    if from_the_end {
+        ids.reverse();
+    }
+    Ok(ids)
+}
+
+/// A page of those alone that were created or updated since.
+fn young(
+    conn: &Connection,
+    state: QueueState,
+    options: &MessageListOptions,
+    since: i64,
+) -> rusqlite::Result<Vec<MessageId>> {
     let order = match options.sort_order {
         SortOrder::Asc => "ASC",
         SortOrder::Desc => "DESC",
@@ -72,25 +127,20 @@ fn page_sql(options: &MessageListOptions) -> String {
         SortBy::Priority => format!("m.priority {order}, "),
         SortBy::Attempts => format!("m.attempts {order}, "),
     };
-    // Each text takes the same four values, so one without a time must still name it.
-    let (from, since) = match options.since {
-        // The orders that have an index are the side table's.
-        None => ("FROM rs_message r WHERE r.state = ?1", " AND ?2 IS NULL"),
-        Some(_) => (FROM_MESSAGES, SINCE),
-    };
-    format!("SELECT r.id {from}{since} ORDER BY {keys}r.id {order} LIMIT ?3 OFFSET ?4")
+    let sql = format!(
+        "SELECT r.id {FROM_MESSAGES}{SINCE} ORDER BY {keys}r.id {order} LIMIT ?3 OFFSET ?4"
+    );
+    let (limit, offset) = (
+        as_i64(options.limit.unwrap_or(u64::MAX)),
+        as_i64(options.offset),
+    );
+    let mut page = conn.prepare_cached(&sql)?;
+    let rows = page.query_map((state.number(), since, limit, offset), row::id)?;
+    rows.collect()
 }
 
 fn as_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// Whether a page of that order is read along an index.
-fn has_index(sort_by: SortBy) -> bool {
-    match sort_by {
-        SortBy::Id | SortBy::Created => true,
-        SortBy::Updated | SortBy::Priority | SortBy::Attempts => false,
-    }
 }
 
 /// What a message is sorted by: its key, then its ID, which is a part of a longer text.

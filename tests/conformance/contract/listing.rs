@@ -337,6 +337,9 @@ pub fn listings_page_and_sort(spool: &Spool) {
         };
         store.insert(&ctx(), &metadata).unwrap();
     }
+    // The states before and after it must not show.
+    store.insert(&ctx(), &message("c1", Active)).unwrap();
+    store.insert(&ctx(), &message("c2", Hold)).unwrap();
     for (sort_by, expected) in [
         (SortBy::Id, "abcde"),
         (SortBy::Created, "ebdca"),
