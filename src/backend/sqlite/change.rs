@@ -8,6 +8,8 @@
 //!
 //! It is long because all statements that write `messages` are to be read side by side.
 
+use std::sync::LazyLock;
+
 use rusqlite::{Connection, OptionalExtension, named_params};
 
 use super::recount::Mend;
@@ -163,15 +165,29 @@ const COLUMNS: &str = "(id, state, attempts, max_attempts, next_retry, created, 
 const VALUES: &str = "(:id, :state, :attempts, :max_attempts, :next_retry, :created, :updated, :last_error, :size, \
      :priority, :headers, :retry_policy_name)";
 
-/// The assignments of an update, but for `created`.
-fn assignments() -> String {
+/// An update of a message, with what else it assigns and on what condition.
+fn update_sql(and: &str, on: &str) -> String {
     format!(
-        "state = :state, attempts = :attempts, max_attempts = :max_attempts, next_retry = :next_retry, \
-         updated = {}, last_error = :last_error, size = :size, priority = :priority, \
-         headers = :headers, retry_policy_name = :retry_policy_name",
+        "UPDATE messages SET state = :state, attempts = :attempts, max_attempts = :max_attempts, \
+         next_retry = :next_retry, updated = {}, last_error = :last_error, size = :size, \
+         priority = :priority, headers = :headers, retry_policy_name = :retry_policy_name{and} \
+         WHERE id = :id{on}",
         updated()
     )
 }
+
+static INSERT: LazyLock<String> = LazyLock::new(|| {
+    format!("INSERT INTO messages {COLUMNS} VALUES {VALUES} ON CONFLICT (id) DO NOTHING")
+});
+static UPDATE: LazyLock<String> = LazyLock::new(|| update_sql("", ""));
+static UPDATE_ALL: LazyLock<String> = LazyLock::new(|| update_sql(", created = :created", ""));
+static REPLACE: LazyLock<String> = LazyLock::new(|| {
+    let on = format!(" AND state = :from AND {AT_SEEN}");
+    update_sql(", created = :created", &on)
+});
+static REMOVE: LazyLock<String> = LazyLock::new(|| {
+    format!("DELETE FROM messages WHERE id = :id AND state = :from AND {AT_SEEN}")
+});
 
 /// Runs a statement with all of a message's columns bound to their names; those that the
 /// statement does not name are passed over.
@@ -213,8 +229,7 @@ fn execute(
 }
 
 fn insert(conn: &Connection, metadata: &MessageMetadata) -> rusqlite::Result<Answer> {
-    let sql = format!("INSERT INTO messages {COLUMNS} VALUES {VALUES} ON CONFLICT (id) DO NOTHING");
-    if execute(conn, &sql, metadata, None)? == 0 {
+    if execute(conn, &INSERT, metadata, None)? == 0 {
         let state: Option<i64> = conn
             .prepare_cached("SELECT CASE typeof(state) WHEN 'integer' THEN state END FROM messages WHERE id = ?1")?
             .query_row([metadata.id.as_str()], |row| row.get(0))?;
@@ -253,16 +268,11 @@ fn restore(conn: &Connection, metadata: &MessageMetadata, known: u64) -> rusqlit
 
 fn store(conn: &Connection, metadata: &MessageMetadata) -> rusqlite::Result<Answer> {
     let metadata = &proposed_now(metadata);
-    let created = if metadata.created == Timestamp::ZERO {
-        ""
-    } else {
-        ", created = :created"
+    let sql = match metadata.created {
+        Timestamp::ZERO => &UPDATE,
+        _ => &UPDATE_ALL,
     };
-    let sql = format!(
-        "UPDATE messages SET {}{created} WHERE id = :id",
-        assignments()
-    );
-    if execute(conn, &sql, metadata, None)? > 0 {
+    if execute(conn, sql, metadata, None)? > 0 {
         return made(conn, metadata.updated, Exact::given(metadata), &metadata.id).map(Ok);
     }
     let mut metadata = metadata.clone();
@@ -274,8 +284,7 @@ fn store(conn: &Connection, metadata: &MessageMetadata) -> rusqlite::Result<Answ
 
 fn update(conn: &Connection, metadata: &MessageMetadata) -> rusqlite::Result<Answer> {
     let metadata = &proposed_now(metadata);
-    let sql = format!("UPDATE messages SET {} WHERE id = :id", assignments());
-    match execute(conn, &sql, metadata, None)? {
+    match execute(conn, &UPDATE, metadata, None)? {
         0 => Ok(Err(Error::NotFound)),
         _ => made(conn, metadata.updated, Exact::retry(metadata), &metadata.id).map(Ok),
     }
@@ -288,11 +297,7 @@ fn replace(
     metadata: &MessageMetadata,
 ) -> rusqlite::Result<Answer> {
     settle(conn, &metadata.id)?;
-    let sql = format!(
-        "UPDATE messages SET {}, created = :created WHERE id = :id AND state = :from AND {AT_SEEN}",
-        assignments()
-    );
-    match execute(conn, &sql, metadata, Some((from, seen)))? {
+    match execute(conn, &REPLACE, metadata, Some((from, seen)))? {
         0 => diagnose(conn, &metadata.id, from, Some(seen)),
         _ => made(conn, metadata.updated, Exact::both(metadata), &metadata.id).map(Ok),
     }
@@ -364,8 +369,7 @@ fn remove(
         ":seen_secs": seen.map(|seen| seen.updated.seconds()),
         ":seen_nanos": seen.map(|seen| seen.updated.nanos()),
     };
-    let sql = format!("DELETE FROM messages WHERE id = :id AND state = :from AND {AT_SEEN}");
-    match conn.prepare_cached(&sql)?.execute(values)? {
+    match conn.prepare_cached(&REMOVE)?.execute(values)? {
         0 => diagnose(conn, id, from, seen),
         _ => Ok(Ok(newest(conn)?.revision)),
     }
@@ -428,22 +432,31 @@ fn diagnose(
     })
 }
 
-/// The log's newest row, which the statement just made.
+/// The log's newest row, which the statement just made, and the nanoseconds of Created and NextRetry
+/// beside the message.
 struct Newest {
     seq: i64,
     bucket: Option<i64>,
     revision: Revision,
+    created_nanos: Option<i64>,
+    retry_nanos: Option<i64>,
 }
 
 fn newest(conn: &Connection) -> rusqlite::Result<Newest> {
-    conn.prepare_cached("SELECT seq, new, secs, nanos FROM rs_log ORDER BY seq DESC LIMIT 1")?
-        .query_row([], |row| {
-            Ok(Newest {
-                seq: row.get(0)?,
-                bucket: row.get(1)?,
-                revision: row::revision(row, 2)?,
-            })
+    conn.prepare_cached(
+        "SELECT l.seq, l.new, l.secs, l.nanos, r.created_nanos, r.retry_nanos \
+         FROM rs_log l LEFT JOIN rs_message r ON r.state = l.new AND r.id = l.id \
+         WHERE l.seq = (SELECT max(seq) FROM rs_log)",
+    )?
+    .query_row([], |row| {
+        Ok(Newest {
+            seq: row.get(0)?,
+            bucket: row.get(1)?,
+            revision: row::revision(row, 2)?,
+            created_nanos: row.get(4)?,
+            retry_nanos: row.get(5)?,
         })
+    })
 }
 
 /// Times that RetrySpool's columns hold in whole seconds only; those that the statement wrote.
@@ -496,19 +509,15 @@ fn made(
         conn.prepare_cached("UPDATE rs_message SET nanos = ?3 WHERE state = ?1 AND id = ?2")?
             .execute((made.bucket, id.as_str(), revision.updated.nanos()))?;
     }
-    if exact.created.is_some() || exact.retry.is_some() {
-        // The triggers have set the seconds.
+    // The triggers have set the seconds.
+    let nanos = |time: Timestamp| i64::from(time.nanos());
+    let created_nanos = exact.created.map(nanos).or(made.created_nanos);
+    let retry_nanos = exact.retry.map(nanos).or(made.retry_nanos);
+    if (created_nanos, retry_nanos) != (made.created_nanos, made.retry_nanos) {
         conn.prepare_cached(
-            "UPDATE rs_message SET created_nanos = coalesce(?3, created_nanos), \
-             retry_nanos = coalesce(?4, retry_nanos) WHERE state = ?1 AND id = ?2 \
-             AND (created_nanos <> ?3 OR retry_nanos <> ?4)",
+            "UPDATE rs_message SET created_nanos = ?3, retry_nanos = ?4 WHERE state = ?1 AND id = ?2",
         )?
-        .execute((
-            made.bucket,
-            id.as_str(),
-            exact.created.map(Timestamp::nanos),
-            exact.retry.map(Timestamp::nanos),
-        ))?;
+        .execute((made.bucket, id.as_str(), created_nanos, retry_nanos))?;
     }
     if made.bucket == Some(schema::DOUBTFUL) {
         settle(conn, id)?;

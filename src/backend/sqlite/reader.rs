@@ -6,8 +6,8 @@
 //!
 //! No snapshot outlives a call: a reader that stays in the log keeps it from being used again.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -168,15 +168,17 @@ fn is_doubtful(conn: &Connection) -> rusqlite::Result<bool> {
 
 /// One message. Its ID is legal, so a row that nobody has settled yet is shown as well.
 pub fn get(conn: &Connection, id: &MessageId) -> rusqlite::Result<Option<Result<Stored>>> {
-    let sql = [
-        "SELECT ",
-        row::COLUMNS,
-        " FROM messages m JOIN rs_message r ON r.id = m.id AND r.state = coalesce( \
-           (SELECT state FROM rs_message WHERE state = m.state AND id = m.id), 7) \
-         WHERE m.id = ?1 AND m.state BETWEEN 0 AND 5",
-    ]
-    .concat();
-    conn.prepare_cached(&sql)?
+    static GET: LazyLock<String> = LazyLock::new(|| {
+        [
+            "SELECT ",
+            row::COLUMNS,
+            " FROM messages m JOIN rs_message r ON r.id = m.id AND r.state = coalesce( \
+               (SELECT state FROM rs_message WHERE state = m.state AND id = m.id), 7) \
+             WHERE m.id = ?1 AND m.state BETWEEN 0 AND 5",
+        ]
+        .concat()
+    });
+    conn.prepare_cached(&GET)?
         .query_row([id.as_str()], row::stored)
         .optional()
 }
