@@ -1,7 +1,7 @@
 //! `retryspoolfs generate`: manual pages and completions, from the definitions that --help is made
 //! of. For packages; not shown in --help.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -52,7 +52,23 @@ fn write(dir: &Path) -> io::Result<()> {
 }
 
 fn page(dir: &Path, title: &str, command: Command) -> io::Result<()> {
-    let mut file = File::create(dir.join(format!("{title}.8")))?;
+    let mut page = Vec::new();
     let man = Man::new(command.disable_help_subcommand(true)).section("8");
-    man.manual("RetrySpool").render(&mut file)
+    man.manual("RetrySpool").render(&mut page)?;
+    let page = String::from_utf8(page).map_err(io::Error::other)?;
+    fs::write(dir.join(format!("{title}.8")), examples(&page))
+}
+
+/// The page with what --help ends with under a heading of its own, line for line: command lines
+/// and columns are not to be filled and adjusted.
+fn examples(page: &str) -> String {
+    let Some((before, after)) = page.split_once(".SH EXTRA\n") else {
+        return page.to_owned();
+    };
+    let (text, rest) = after.split_at(after.find("\n.SH ").map_or(after.len(), |end| end + 1));
+    let (heading, text) = match text.strip_prefix("Examples:\n") {
+        Some(examples) => ("EXAMPLES", examples),
+        None => ("NOTES", text),
+    };
+    format!("{before}.SH {heading}\n.nf\n{text}.fi\n{rest}")
 }

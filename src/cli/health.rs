@@ -165,6 +165,10 @@ fn look(path: &Path) -> Result<String, Problem> {
         (io::ErrorKind::NotFound, _) => {
             Problem::new("no spool is mounted there; mount it", CRITICAL)
         }
+        (io::ErrorKind::NotADirectory, _) => Problem::new(
+            "it is no directory; name the one that the spool is mounted on",
+            UNKNOWN,
+        ),
         (io::ErrorKind::PermissionDenied, _) => {
             Problem::new(format!("this user may not look: {error}"), UNKNOWN)
         }

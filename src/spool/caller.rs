@@ -4,7 +4,8 @@
 //! execve(2) closes descriptors while it holds the lock that this read waits for, and both would
 //! wait for ever. `/proc/PID/status` and a pidfd take no such lock.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::backend::Actor;
@@ -52,8 +53,8 @@ impl Caller {
 
     /// The name of the caller's program, for people; `?` where it can't be read.
     pub fn command(&self) -> String {
-        match fs::read(format!("/proc/{}/comm", self.pid)) {
-            Ok(name) if self.pid != 0 => String::from_utf8_lossy(&name).trim_end().to_owned(),
+        match read_proc(self.pid, "comm") {
+            Some(name) if self.pid != 0 => name.trim_end().to_owned(),
             _ => "?".to_owned(),
         }
     }
@@ -119,19 +120,26 @@ fn thread_group(pid: u32) -> Option<u32> {
     if leads && pid != 0 {
         return Some(pid);
     }
-    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
-    // The first line is the program's name, in whatever bytes it chose.
-    let status = String::from_utf8_lossy(&status);
+    let status = read_proc(pid, "status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
     line.trim().parse().ok()
 }
 
 /// Field 22 of proc(5)'s stat; the command before it may hold spaces and parentheses.
 fn start_time(tgid: u32) -> Option<u64> {
-    let stat = fs::read(format!("/proc/{tgid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
+    let stat = read_proc(tgid, "stat")?;
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
     fields.nth(19)?.parse().ok()
+}
+
+/// What a file of proc(5) begins with, as far as anything here looks: every change asks for one, and
+/// one read of it takes two thirds of what reading to its end takes. The program's name in it may
+/// be any bytes.
+fn read_proc(pid: u32, name: &str) -> Option<String> {
+    let mut file = File::open(format!("/proc/{pid}/{name}")).ok()?;
+    let mut start = [0; 1024];
+    let len = file.read(&mut start).ok()?;
+    Some(String::from_utf8_lossy(&start[..len]).into_owned())
 }
 
 #[cfg(test)]

@@ -4,13 +4,13 @@
 //! handles. An inode is dropped when both are zero.
 //! May fail: never; a number that nobody was given is simply unknown.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::number::{ByNumber, FIRST_MESSAGE, number_of};
+use super::number::{FIRST_MESSAGE, number_of};
 use super::scratch::ScratchFile;
 use crate::model::{MessageId, QueueState, Revision};
 
@@ -97,12 +97,14 @@ pub enum PageUse {
 
 #[derive(Default)]
 struct Table {
-    messages: ByNumber<Message>,
+    /// In a tree: a hash table as large takes twice its room where it has just grown, stops all
+    /// requests while it grows, and gives nothing back by itself.
+    messages: BTreeMap<u64, Message>,
     scratch: HashMap<u64, (Arc<ScratchFile>, Uses)>,
     /// How often the kernel was told to drop all names.
     round: u32,
     /// Of those messages that were read through pages.
-    pages: ByNumber<Pages>,
+    pages: BTreeMap<u64, Pages>,
     /// The most messages since memory was last given back.
     most: usize,
 }
@@ -350,8 +352,6 @@ impl Inodes {
             return;
         }
         table.most = table.messages.len();
-        table.messages.shrink_to_fit();
-        table.pages.shrink_to_fit();
         drop(table);
         // SAFETY: no preconditions.
         #[cfg(target_env = "gnu")]
@@ -381,7 +381,7 @@ const MUCH: usize = 10_000;
 
 /// The message's number: its hash, or the next one that no other message has (two IDs with one
 /// hash are possible, if unlikely).
-fn free_or_own(messages: &ByNumber<Message>, id: &MessageId) -> u64 {
+fn free_or_own(messages: &BTreeMap<u64, Message>, id: &MessageId) -> u64 {
     let mut ino = number_of(id);
     loop {
         match messages.get(&ino) {

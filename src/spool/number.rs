@@ -4,8 +4,6 @@
 //! May fail: never.
 //! Must not know: who has which number.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::tree::Fixed;
@@ -25,31 +23,6 @@ pub fn number_of(id: &MessageId) -> u64 {
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash = (hash ^ (hash >> 33)) >> 1;
     hash.max(FIRST_MESSAGE)
-}
-
-/// A table by messages' numbers.
-pub type ByNumber<T> = HashMap<u64, T, BuildHasherDefault<Spread>>;
-
-/// A message's number is spread over all its bits already (see [`number_of`]), so it is its own
-/// hash.
-#[derive(Default)]
-pub struct Spread(u64);
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        // The highest bit is always 0, and a table compares the seven highest.
-        self.0 = number ^ (number << 17);
-    }
 }
 
 /// Numbers for scratch files, never used again within a mount's life.

@@ -350,11 +350,6 @@ impl Bench<'_> {
         });
         if self.wants("ls -l, cold, whole") {
             drop_caches();
-            // What the kernel forgets is forgotten a little later, and given back at the next of
-            // the rounds that come each second.
-            for system in systems {
-                settle(system);
-            }
             self.memory(systems, "ls -l, cold, whole", "after the kernel forgot");
         }
     }
@@ -362,6 +357,9 @@ impl Bench<'_> {
     fn memory(&self, systems: &[System], operation: &str, when: &str) {
         for system in systems.iter().filter(|_| self.wants(operation)) {
             if let Some(mounted) = &system.mounted {
+                // What the kernel closes and forgets reaches the mount a little later, and is given
+                // back at the next of the rounds that come each second.
+                settle(mounted);
                 let bytes = mounted.private_bytes();
                 println!(
                     "{} messages: {} {when}: {:.1} MiB of private pages, {} bytes a message",
@@ -424,10 +422,7 @@ impl Bench<'_> {
 }
 
 /// Waits until a mount's memory shrinks no more, but no longer than half a minute.
-fn settle(system: &System) {
-    let Some(mounted) = &system.mounted else {
-        return;
-    };
+fn settle(mounted: &Mounted) {
     let (mut least, mut since) = (mounted.private_bytes(), Instant::now());
     let end = Instant::now() + Duration::from_secs(30);
     while since.elapsed() < Duration::from_secs(3) && Instant::now() < end {

@@ -203,6 +203,9 @@ fn the_health_check_is_not_fooled() {
     assert_eq!(code, 2, "{line}");
     assert!(line.contains("no spool is mounted"), "{line}");
     assert_eq!(health(&spool, "missing", "").0, 2);
+    let (code, line) = health(&spool, "queue.db", "");
+    assert_eq!(code, 3, "{line}");
+    assert!(line.contains("it is no directory; name"), "{line}");
     for wrong in ["--timeout x", "--timeout 0", "--nosuch", "extra"] {
         let (code, line) = health(&spool, &point, wrong);
         assert_eq!(code, 3, "{line}");
