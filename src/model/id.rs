@@ -64,14 +64,20 @@ impl MessageId {
 /// The only way from an ID to a name: control characters, DEL, `/` and `%` are percent-encoded
 /// wherever they stand, a dot where it leads; all else stands for itself.
 fn encode(id: &str) -> String {
+    let is_encoded = |c: char| c.is_ascii_control() || c == '/' || c == '%';
     let mut name = String::with_capacity(id.len() + SUFFIX.len());
-    for (at, c) in id.char_indices() {
-        if c.is_ascii_control() || c == '/' || c == '%' || (c == '.' && at == 0) {
-            name.push_str(&format!("%{:02X}", u32::from(c)));
-        } else {
-            name.push(c);
-        }
+    let mut rest = id;
+    if let Some(after) = rest.strip_prefix('.') {
+        name.push_str("%2E");
+        rest = after;
     }
+    // Mostly there is nothing to encode.
+    while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_encoded(*c)) {
+        name.push_str(&rest[..at]);
+        name.push_str(&format!("%{:02X}", u32::from(c)));
+        rest = &rest[at + 1..];
+    }
+    name.push_str(rest);
     name.push_str(SUFFIX);
     name
 }
