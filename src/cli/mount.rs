@@ -179,12 +179,12 @@ fn mount(arguments: &Arguments) -> Result<(), mountpoint::Failure> {
 /// for what will be wanted again: each listing of millions would leave 10 MB with the thread that
 /// answered it.
 fn give_large_memory_back() {
-    /// In bytes: more than the buffer of any request has. The most that glibc takes is 32 MiB.
-    const LARGE: libc::c_int = 4 << 20;
-    // SAFETY: two numbers, before this process has other threads.
     #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+    {
+        /// In bytes: more than the buffer of any request has. The most that glibc takes is 32 MiB.
+        const LARGE: libc::c_int = 4 << 20;
+        // SAFETY: two numbers, before this process has other threads.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
     }
 }
 

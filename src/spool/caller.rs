@@ -132,9 +132,9 @@ fn start_time(tgid: u32) -> Option<u64> {
     fields.nth(19)?.parse().ok()
 }
 
-/// What a file of proc(5) begins with, as far as anything here looks: every change asks for one, and
-/// one read of it takes two thirds of what reading to its end takes. The program's name in it may
-/// be any bytes.
+/// What a file of proc(5) begins with, as far as anything here looks. Every change asks for one, so it
+/// is read once, not asked for its length and read to its end. The program's name in it may be any
+/// bytes.
 fn read_proc(pid: u32, name: &str) -> Option<String> {
     let mut file = File::open(format!("/proc/{pid}/{name}")).ok()?;
     let mut start = [0; 1024];

@@ -1,4 +1,6 @@
 //! The commands that look: list, show, status, age, reasons, events.
+//!
+//! It is long because all of them look at one queue, each in its own form.
 
 use retryspoolfs::{Context, MessageMetadata, QueueState, Timestamp};
 use serde_json::Value;

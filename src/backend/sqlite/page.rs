@@ -70,9 +70,10 @@ const SINCE: &str = " AND (m.created >= ?2 OR m.updated >= ?2)";
 
 /// A page of an order that an index has: `wanted` messages, which are there, of `total`.
 ///
-/// SQLite passes over the messages before the page one by one, so the nearer end is begun at; and
-/// with the state as a lower bound alone, which the first of them settles, each of these takes two
-/// steps of SQLite's machine, where `state = ?1` takes three and a comparison.
+/// SQLite passes over the messages before the page one by one, so this begins at the nearer end. And
+/// it bounds the state on the side where it begins alone, which only the first row is compared with:
+/// each of the others takes two steps of SQLite's machine, where `state = ?1` takes a third, which
+/// compares.
 fn indexed(
     conn: &Connection,
     state: QueueState,

@@ -1,4 +1,6 @@
 //! Counts, scans and listings.
+//!
+//! It is long because all of them read the same messages in the same orders, to be compared.
 
 use retryspoolfs::QueueState::{Active, Archived, Bounce, Deferred, Hold};
 use retryspoolfs::backend::{Pages, Selected};
