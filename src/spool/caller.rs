@@ -5,8 +5,9 @@
 //! wait for ever. `/proc/PID/status` and a pidfd take no such lock.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::backend::Actor;
 
@@ -113,16 +114,27 @@ impl Opener {
 }
 
 fn thread_group(pid: u32) -> Option<u32> {
-    // Most callers have one thread, whose number is the group's: asked by a signal that is none,
-    // which takes a hundredth of the time. Only where that is not so is there anything to read.
-    // SAFETY: three numbers.
-    let leads = unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, 0) } == 0;
-    if leads && pid != 0 {
-        return Some(pid);
+    /// The last group that had to be read: a program with many threads calls with one and another.
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    // Most callers have one thread, whose number is the group's.
+    let known = [pid, LAST.load(Relaxed)];
+    if let Some(tgid) = known.into_iter().find(|tgid| is_in(pid, *tgid)) {
+        return Some(tgid);
     }
     let status = read_proc(pid, "status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
-    line.trim().parse().ok()
+    let tgid = line.trim().parse().ok()?;
+    LAST.store(tgid, Relaxed);
+    Some(tgid)
+}
+
+/// Whether the thread is one of that group. The kernel is asked by a signal that is none, which takes
+/// a hundredth of the time of a look into proc(5), and is as good: what is out of date is refused.
+fn is_in(pid: u32, tgid: u32) -> bool {
+    // SAFETY: three numbers. 0 is refused.
+    let sent = unsafe { libc::syscall(libc::SYS_tgkill, tgid, pid, 0) } == 0;
+    // Who may not send it to this thread is told so after the thread was found there.
+    sent || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
 /// Field 22 of proc(5)'s stat; the command before it may hold spaces and parentheses.
@@ -159,11 +171,17 @@ mod tests {
         let here = caller(std::process::id()).process();
         assert_eq!(here.tgid, std::process::id());
         assert!(here.start > 0);
-        let thread = std::thread::spawn(|| {
-            // SAFETY: gettid has no preconditions.
-            caller(unsafe { libc::gettid() } as u32).process()
-        });
-        assert_eq!(thread.join().unwrap(), here);
+        // Of a second one the group is known already.
+        for _ in 0..2 {
+            let thread = std::thread::spawn(|| {
+                // SAFETY: gettid has no preconditions.
+                caller(unsafe { libc::gettid() } as u32).process()
+            });
+            assert_eq!(thread.join().unwrap(), here);
+        }
+        let another = caller(1).process();
+        assert_eq!(another.tgid, 1);
+        assert_eq!(caller(0).thread_group(), 0);
     }
 
     #[test]

@@ -26,6 +26,8 @@ use crate::support::{DEADLINE, Mount, Spool, eventually, message, soak};
 const MESSAGES: usize = 1000;
 /// For how long what was is kept: a look takes less.
 const KEPT_MS: i64 = 60_000;
+/// How long SQLite's log may become, by README.
+const LONGEST_WAL_MIB: u64 = 80;
 /// The clock of a change is that of SQLite, to the millisecond.
 const CLOCK_MS: i64 = 5;
 
@@ -468,13 +470,18 @@ fn beside_a_writer_at_full_speed_nothing_is_missed_or_stale() {
         (lists.unwrap(), cats.unwrap(), moves.concat(), events)
     });
     let truth = log.truth.into_inner().unwrap();
+    // SQLite writes its log anew from the beginning and never makes the file shorter.
+    let wal = std::fs::metadata(spool.dir().join("queue.db-wal")).unwrap();
+    let wal = wal.len() >> 20;
     println!(
-        "{} changes; {lists} listings, {cats} documents, {} moves; {} events, {} missed by their reader",
+        "{} changes; {lists} listings, {cats} documents, {} moves; {} events, {} missed by their \
+         reader; SQLite's log had {wal} MiB at most",
         truth.total,
         moves.len(),
         events.0,
         events.1
     );
+    assert!(wal <= LONGEST_WAL_MIB, "{wal} MiB");
     assert!(lists > 0 && cats > 0 && !moves.is_empty() && events.0 > 0);
     let mut made: HashMap<Move, u64> = HashMap::new();
     for one in moves {

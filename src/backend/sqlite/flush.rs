@@ -45,7 +45,9 @@ struct State {
     last: Option<Error>,
     /// Whether a flush failed and no checkpoint has succeeded since.
     doubt: bool,
-    /// What the probe told before the last flush that succeeded.
+    /// What the probe told before the flush that runs.
+    running: Option<i64>,
+    /// What it told before the last flush that succeeded.
     flushed: Option<i64>,
 }
 
@@ -72,8 +74,8 @@ impl Flusher {
         self.flushes.load(Relaxed)
     }
 
-    /// Returns when a flush that began after this call has ended, or at once if all is flushed.
-    /// `writer` is `None` in a store that never writes.
+    /// Returns when a flush of all that was committed before this call has ended, or at once if that
+    /// is flushed. `writer` is `None` in a store that never writes.
     pub fn sync(&self, writer: Option<&Writer>, deadline: Instant) -> Result<()> {
         self.place.check()?;
         let version = self.version();
@@ -81,21 +83,23 @@ impl Flusher {
         if version.is_some() && version == state.flushed && !state.doubt {
             return Ok(());
         }
-        let wanted = state.started + 1;
+        let is_running = state.started > state.finished;
+        // Those who shared a commit come one after the other, and the first of them began it.
+        let is_covered = is_running && version.is_some() && version == state.running;
+        let wanted = state.started + u64::from(!is_covered);
         loop {
             if state.finished >= wanted {
                 return state.last.clone().map_or(Ok(()), Err);
             }
             if state.started == state.finished {
                 state.started += 1;
+                state.running = version;
                 let doubt = state.doubt;
                 drop(state);
                 let mut running = Running {
                     flusher: self,
-                    version: None,
                     result: None,
                 };
-                running.version = self.version();
                 running.result = Some(self.flush(writer, doubt, deadline));
                 drop(running);
                 state = self.state.lock();
@@ -176,7 +180,6 @@ impl Flusher {
 /// The flush that runs; it ends for those who wait also by a panic.
 struct Running<'a> {
     flusher: &'a Flusher,
-    version: Option<i64>,
     result: Option<Result<()>>,
 }
 
@@ -192,7 +195,7 @@ impl Drop for Running<'_> {
         match &state.last {
             None => {
                 state.doubt = false;
-                state.flushed = self.version;
+                state.flushed = state.running;
             }
             Some(Error::Durability(_)) => state.doubt = true,
             Some(_) => {}

@@ -244,8 +244,8 @@ fn callers_that_arrive_together_share_a_flush() {
             }
         });
     }
-    let flushes = store.counters().flushes - before;
-    assert!((20..160).contains(&flushes), "{flushes}");
+    // Also who comes while it runs: what it waits for was committed before.
+    assert_eq!(store.counters().flushes - before, 20);
 }
 
 /// The disk is waited for where anybody has committed, this store or another, and only there.
