@@ -171,7 +171,12 @@ impl Inodes {
 
     /// The number that the message has now, or would get.
     pub fn number(&self, id: &MessageId) -> u64 {
-        free_or_own(&self.table.lock().messages, id)
+        self.number_from(number_of(id), id)
+    }
+
+    /// The same where [`number_of`] the ID is known.
+    pub fn number_from(&self, hash: u64, id: &MessageId) -> u64 {
+        free_or_own_from(hash, &self.table.lock().messages, id)
     }
 
     /// Counts one lookup of a message under a state's directory, and gives its number.
@@ -382,7 +387,11 @@ const MUCH: usize = 10_000;
 /// The message's number: its hash, or the next one that no other message has (two IDs with one
 /// hash are possible, if unlikely).
 fn free_or_own(messages: &BTreeMap<u64, Message>, id: &MessageId) -> u64 {
-    let mut ino = number_of(id);
+    free_or_own_from(number_of(id), messages, id)
+}
+
+fn free_or_own_from(hash: u64, messages: &BTreeMap<u64, Message>, id: &MessageId) -> u64 {
+    let mut ino = hash;
     loop {
         match messages.get(&ino) {
             Some(other) if other.id != *id => {

@@ -85,8 +85,8 @@ struct Window {
 /// batches.
 type Digest = [u8; 5];
 
-fn digest(id: &MessageId) -> Digest {
-    let [a, b, c, d, e, ..] = number_of(id).to_le_bytes();
+fn digest(hash: u64) -> Digest {
+    let [a, b, c, d, e, ..] = hash.to_le_bytes();
     [a, b, c, d, e]
 }
 
@@ -109,13 +109,26 @@ pub struct Next {
 /// A message that was found.
 pub struct Item {
     id: MessageId,
+    /// [`number_of`] its ID.
+    hash: u64,
     /// What its attributes are made of, and when it was read.
     brief: Option<(Brief, ReadAt)>,
 }
 
+impl Item {
+    fn new(id: MessageId, brief: Option<(Brief, ReadAt)>) -> Item {
+        Item {
+            hash: number_of(&id),
+            id,
+            brief,
+        }
+    }
+}
+
 /// What has a number in a listing.
 enum Found<'a> {
-    Message(&'a MessageId, Option<(Brief, ReadAt)>),
+    /// With its attributes, if they were asked for.
+    Message(&'a Item, Option<(Brief, ReadAt)>),
     Gone,
     End,
 }
@@ -150,7 +163,7 @@ impl Window {
             self.start = self.found();
         }
         for item in found {
-            self.digests.push(digest(&item.id));
+            self.digests.push(digest(item.hash));
             self.items.push_back(Some(item));
         }
         while self.items.len() > KEPT {
@@ -293,9 +306,10 @@ impl Spool {
     ) -> Result<()> {
         let mut at = from;
         let mut given = false;
+        let mut name = String::new();
         loop {
-            let (id, brief) = match self.find(state, window, at, plus) {
-                Ok(Found::Message(id, brief)) => (id, brief),
+            let (item, brief) = match self.find(state, window, at, plus) {
+                Ok(Found::Message(item, brief)) => (item, brief),
                 Ok(Found::Gone) => {
                     at += 1;
                     continue;
@@ -307,11 +321,12 @@ impl Spool {
                 Err(refusal) => return Err(refusal),
             };
             // Known to be known to the kernel, before it is decided what it may remember.
+            let id = &item.id;
             let ino = match plus {
                 true => self.inodes.look_up(id, state),
-                false => self.inodes.number(id),
+                false => self.inodes.number_from(item.hash, id),
             };
-            let name = id.file_name();
+            id.write_file_name(&mut name);
             let entry = DirEntry {
                 offset: DOTS + at + 1,
                 ino,
@@ -362,7 +377,7 @@ impl Spool {
                 }
             }
         };
-        Ok(Found::Message(&item.id, brief))
+        Ok(Found::Message(item, brief))
     }
 
     /// Finds the next messages.
@@ -409,14 +424,12 @@ impl Spool {
             let batch = self.ask(self.store.scan_stored(&ctx, state, after, limit(plus)))?;
             let item = |(id, stored): (MessageId, crate::backend::Result<_>)| {
                 let brief = stored.map_or(Brief::UNREADABLE, |stored| Brief::of(&stored));
-                let brief = Some((brief, read));
-                Item { id, brief }
+                Item::new(id, Some((brief, read)))
             };
             batch.into_iter().map(item).collect()
         } else {
             let batch = self.ask(self.store.scan(&ctx, state, after, limit(plus)))?;
-            let item = |id| Item { id, brief: None };
-            batch.into_iter().map(item).collect()
+            batch.into_iter().map(|id| Item::new(id, None)).collect()
         })
     }
 
@@ -443,8 +456,9 @@ impl Spool {
             let more = ids.len() == BATCH && ids.last() < Some(&batch.last);
             after = ids.last().cloned();
             for id in ids.into_iter().take_while(|id| *id <= batch.last) {
-                if let Some(place) = place.get(&digest(&id)) {
-                    items[*place] = Some(Item { id, brief: None });
+                let item = Item::new(id, None);
+                if let Some(place) = place.get(&digest(item.hash)) {
+                    items[*place] = Some(item);
                 }
             }
             if !more {
