@@ -137,6 +137,7 @@ fn measure(arguments: &Arguments, messages: u64) -> Vec<Result> {
     .map(|label| system(label, &place, arguments))
     .collect();
     bench.mounts(&systems);
+    bench.written(&place, &systems);
     drop(systems);
     bench.inside(&place);
     bench.mounting(&place);
@@ -321,7 +322,6 @@ impl Bench<'_> {
                 made
             },
         );
-        self.written(systems);
     }
 
     fn walks(&mut self, systems: &[System]) {
@@ -381,29 +381,29 @@ impl Bench<'_> {
         }
     }
 
-    fn written(&mut self, systems: &[System]) {
+    fn written(&mut self, place: &Place, systems: &[System]) {
         if !self.wants("mv") {
             return;
         }
         let some = self.chunk();
         for system in systems.iter().filter(|s| s.label.starts_with("mount")) {
-            if let Some(mounted) = &system.mounted {
-                let before = mounted.written_bytes();
+            let Some(before) = place.written_bytes() else {
+                continue;
+            };
+            for (from, to) in [(0, 1), (1, 0)] {
                 for n in &some {
-                    system.tree.rename(0, 1, *n);
+                    system.tree.rename(from, to, *n);
                 }
-                for n in &some {
-                    system.tree.rename(1, 0, *n);
-                }
-                system.tree.sync_dir(0);
-                let written = mounted.written_bytes() - before;
-                println!(
-                    "{} messages: {}: {} bytes written for each mv",
-                    self.messages,
-                    system.label,
-                    written / (2 * some.len() as u64)
-                );
             }
+            let Some(after) = place.written_bytes() else {
+                continue;
+            };
+            println!(
+                "{} messages: {}: the disk was given {} bytes for each mv",
+                self.messages,
+                system.label,
+                (after - before) / (2 * some.len() as u64)
+            );
         }
     }
 
