@@ -7,7 +7,10 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use parking_lot::Mutex;
 
 use crate::backend::Actor;
 
@@ -45,11 +48,7 @@ impl Caller {
 
     /// The caller's process. Not to be asked for while a close is answered.
     pub fn process(&self) -> Process {
-        let tgid = self.thread_group();
-        Process {
-            tgid,
-            start: start_time(tgid).unwrap_or(0),
-        }
+        Opener::of(self).process
     }
 
     /// The name of the caller's program, for people; `?` where it can't be read.
@@ -70,24 +69,39 @@ impl Caller {
     }
 }
 
-/// The process that opened a file: known again for as long as it lives.
-#[derive(Debug)]
+/// A process, mostly the one that opened a file: known again for as long as it lives.
+#[derive(Clone, Debug)]
 pub struct Opener {
     /// Who it is.
     pub process: Process,
-    pidfd: Option<OwnedFd>,
+    pidfd: Option<Arc<OwnedFd>>,
 }
 
 impl Opener {
     /// The caller's process.
     pub fn of(caller: &Caller) -> Opener {
-        let process = caller.process();
+        /// The last one that was looked at: a program opens one file after the other.
+        static LAST: Mutex<Option<Opener>> = Mutex::new(None);
+        let tgid = caller.thread_group();
+        // As long as it lives nobody else gets its number.
+        let is_last = |last: &&Opener| last.process.tgid == tgid && last.pidfd.is_some();
+        if let Some(last) = LAST.lock().as_ref().filter(is_last)
+            && last.is_alive()
+        {
+            return last.clone();
+        }
         // SAFETY: the call takes two numbers; the descriptor that it gives is nobody else's.
         let pidfd = unsafe {
-            let fd = libc::syscall(libc::SYS_pidfd_open, process.tgid, 0) as i32;
-            (fd >= 0).then(|| OwnedFd::from_raw_fd(fd))
+            let fd = libc::syscall(libc::SYS_pidfd_open, tgid, 0) as i32;
+            (fd >= 0).then(|| Arc::new(OwnedFd::from_raw_fd(fd)))
         };
-        Opener { process, pidfd }
+        let process = Process {
+            tgid,
+            start: start_time(tgid).unwrap_or(0),
+        };
+        let opener = Opener { process, pidfd };
+        *LAST.lock() = Some(opener.clone());
+        opener
     }
 
     /// Whether the caller is that process.
@@ -191,11 +205,17 @@ mod tests {
             .spawn()
             .unwrap();
         let child_caller = caller(child.id());
+        for _ in 0..2 {
+            let opener = Opener::of(&child_caller);
+            assert!(opener.is(&child_caller) && opener.is_alive());
+        }
         let opener = Opener::of(&child_caller);
-        assert!(opener.is(&child_caller) && opener.is_alive());
         assert!(!opener.is(&caller(std::process::id())));
         drop(child.stdin.take());
         child.wait().unwrap();
         assert!(!opener.is(&child_caller) && !opener.is_alive());
+        // The last one that was looked at has ended: it is no longer believed.
+        let after = Opener::of(&child_caller);
+        assert!(!after.is_alive() && after.process != opener.process);
     }
 }
