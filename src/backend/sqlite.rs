@@ -144,7 +144,7 @@ impl SqliteBackend {
         self.readers.run(ctx.deadline(), query)
     }
 
-    /// Runs a query of one message, on whatever connection is the quickest now.
+    /// Runs a query of a few pages, on whatever connection is the quickest now.
     fn read_one<T>(
         &self,
         ctx: &Context,
@@ -360,6 +360,13 @@ impl Backend for SqliteBackend {
     }
 
     fn state_info(&self, ctx: &Context, state: QueueState) -> Result<StateInfo> {
+        // Whoever walks a path below the directory may ask for this, after each change.
+        if self.writer.is_some()
+            && let Some(info) =
+                self.read_one(ctx, |conn| reader::settled_state_info(conn, state))?
+        {
+            return Ok(info);
+        }
         self.read_settled(ctx, |conn| reader::state_info(conn, state))
     }
 

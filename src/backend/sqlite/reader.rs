@@ -237,19 +237,33 @@ fn limit_of(limit: usize) -> i64 {
 /// A state's count and last change.
 pub fn state_info(conn: &Connection, state: QueueState) -> rusqlite::Result<StateInfo> {
     conn.prepare_cached("SELECT count, changed_ms FROM rs_state WHERE state = ?1")?
-        .query_row([state.number()], |row| {
-            let ms: i64 = row.get(1)?;
-            let changed =
-                Timestamp::new(ms.div_euclid(1000), ms.rem_euclid(1000) as u32 * 1_000_000);
-            Ok(StateInfo {
-                count: u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0),
-                changed: if ms == 0 {
-                    Timestamp::ZERO
-                } else {
-                    changed.unwrap_or(Timestamp::ZERO)
-                },
-            })
-        })
+        .query_row([state.number()], info)
+}
+
+/// The same; nothing while rows wait to be settled.
+pub fn settled_state_info(
+    conn: &Connection,
+    state: QueueState,
+) -> rusqlite::Result<Option<StateInfo>> {
+    conn.prepare_cached(
+        "SELECT count, changed_ms FROM rs_state WHERE state = ?1 \
+         AND NOT EXISTS (SELECT 1 FROM rs_state WHERE state = 7 AND count > 0)",
+    )?
+    .query_row([state.number()], info)
+    .optional()
+}
+
+fn info(row: &rusqlite::Row<'_>) -> rusqlite::Result<StateInfo> {
+    let ms: i64 = row.get(1)?;
+    let changed = Timestamp::new(ms.div_euclid(1000), ms.rem_euclid(1000) as u32 * 1_000_000);
+    Ok(StateInfo {
+        count: u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0),
+        changed: if ms == 0 {
+            Timestamp::ZERO
+        } else {
+            changed.unwrap_or(Timestamp::ZERO)
+        },
+    })
 }
 
 /// How many rows no directory or file name can express.
