@@ -169,6 +169,12 @@ impl Inodes {
         }
     }
 
+    /// The state's directory that a message's file was last found in.
+    pub fn state(&self, ino: u64) -> Option<QueueState> {
+        let table = self.table.lock();
+        table.messages.get(&ino).map(|message| message.state)
+    }
+
     /// The number that the message has now, or would get.
     pub fn number(&self, id: &MessageId) -> u64 {
         self.number_from(number_of(id), id)

@@ -169,6 +169,11 @@ impl Spool {
         ino: u64,
         read: ReadAt,
     ) -> Result<Option<Brief>> {
+        // rename(2) asks first whether the new name is taken: that much the store tells sooner.
+        let is_elsewhere = self.inodes.state(ino).is_some_and(|known| known != state);
+        if is_elsewhere && self.ask(self.store.locate(&self.patient(), id))? != Some(state) {
+            return Ok(None);
+        }
         self.brief_by(id, Some(state), |stored| {
             let document: Arc<[u8]> = document::render(&stored.metadata).into();
             let brief = Brief::with_size(stored, document.len() as u64);
