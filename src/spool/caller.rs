@@ -5,8 +5,9 @@
 //! wait for ever. `/proc/PID/status` and a pidfd take no such lock.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -53,10 +54,17 @@ impl Caller {
 
     /// The name of the caller's program, for people; `?` where it can't be read.
     pub fn command(&self) -> String {
-        match read_proc(self.pid, "comm") {
-            Some(name) if self.pid != 0 => name.trim_end().to_owned(),
-            _ => "?".to_owned(),
-        }
+        /// Where the last caller's was read: its file goes on telling of this thread alone, by the
+        /// name that it has now, and fails when it has ended.
+        static LAST: Mutex<Option<(u32, File)>> = Mutex::new(None);
+        let mut last = LAST.lock();
+        let known = last.as_ref().filter(|(pid, _)| *pid == self.pid);
+        let name = known.and_then(|(_, file)| beginning(file)).or_else(|| {
+            let file = open_proc(self.pid, "comm").filter(|_| self.pid != 0)?;
+            let (_, file) = last.insert((self.pid, file));
+            beginning(file)
+        });
+        name.map_or("?".to_owned(), |name| name.trim_end().to_owned())
     }
 
     /// The caller, as the store's log names it.
@@ -158,13 +166,20 @@ fn start_time(tgid: u32) -> Option<u64> {
     fields.nth(19)?.parse().ok()
 }
 
+fn read_proc(pid: u32, name: &str) -> Option<String> {
+    beginning(&open_proc(pid, name)?)
+}
+
+fn open_proc(pid: u32, name: &str) -> Option<File> {
+    File::open(format!("/proc/{pid}/{name}")).ok()
+}
+
 /// What a file of proc(5) begins with, as far as anything here looks. Every change asks for one, so it
 /// is read once, not asked for its length and read to its end. The program's name in it may be any
 /// bytes.
-fn read_proc(pid: u32, name: &str) -> Option<String> {
-    let mut file = File::open(format!("/proc/{pid}/{name}")).ok()?;
+fn beginning(file: &File) -> Option<String> {
     let mut start = [0; 1024];
-    let len = file.read(&mut start).ok()?;
+    let len = file.read_at(&mut start, 0).ok()?;
     Some(String::from_utf8_lossy(&start[..len]).into_owned())
 }
 
@@ -196,6 +211,30 @@ mod tests {
         let another = caller(1).process();
         assert_eq!(another.tgid, 1);
         assert_eq!(caller(0).thread_group(), 0);
+    }
+
+    #[test]
+    fn a_command_has_the_name_that_it_has_now() {
+        let mut ended = 0;
+        for name in [c"first", c"second"] {
+            let thread = std::thread::spawn(move || {
+                // SAFETY: gettid has no preconditions.
+                let here = caller(unsafe { libc::gettid() } as u32);
+                for name in [name, c"another"] {
+                    // SAFETY: the name ends in NUL, and lives.
+                    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+                    assert_eq!(here.command().as_bytes(), name.to_bytes());
+                    assert_eq!(here.command().as_bytes(), name.to_bytes());
+                }
+                here.pid
+            });
+            ended = thread.join().unwrap();
+        }
+        // The kernel may take a moment to let it go.
+        while caller(ended).command() != "?" {
+            std::thread::yield_now();
+        }
+        assert_eq!(caller(0).command(), "?");
     }
 
     #[test]
