@@ -169,12 +169,6 @@ impl Inodes {
         }
     }
 
-    /// The state's directory that a message's file was last found in.
-    pub fn state(&self, ino: u64) -> Option<QueueState> {
-        let table = self.table.lock();
-        table.messages.get(&ino).map(|message| message.state)
-    }
-
     /// The number that the message has now, or would get.
     pub fn number(&self, id: &MessageId) -> u64 {
         self.number_from(number_of(id), id)
@@ -194,9 +188,12 @@ impl Inodes {
     }
 
     /// Counts one lookup of a message that is about to be looked for under a state's directory:
-    /// from here on its number stands for it.
-    pub fn expect(&self, id: &MessageId, state: QueueState) -> u64 {
-        self.table.lock().expect(id, state).0
+    /// from here on its number stands for it. Also gives the one that it was last found under, or
+    /// this one.
+    pub fn expect(&self, id: &MessageId, state: QueueState) -> (u64, QueueState) {
+        let mut table = self.table.lock();
+        let (ino, message) = table.expect(id, state);
+        (ino, message.state)
     }
 
     /// The number that the kernel knows the message by, if it knows it.

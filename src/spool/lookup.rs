@@ -42,26 +42,30 @@ impl Spool {
     }
 
     fn lookup_message(&self, caller: &Caller, state: QueueState, id: &MessageId) -> Result<Attr> {
-        let ino = self.inodes.number(id);
+        // The kernel is known to know the inode before the store is read: what changes from here on
+        // reaches it.
+        let read = self.cache.reading();
+        let (ino, last) = self.inodes.expect(id, state);
         // A file that was created and not committed yet is there for its writer alone.
         let own = self.own_writer(caller, ino, |writer| {
             writer.state == state && !writer.is_dropped()
         });
         let hidden = self.asides.hides(state, id, caller);
-        // The kernel is known to know the inode before the store is read: what changes from here on
-        // reaches it.
-        let read = self.cache.reading();
-        let ino = self.inodes.expect(id, state);
-        let found = self
-            .brief_for_opening(id, state, ino, read)
-            .and_then(|brief| match (brief.filter(|_| !hidden), &own) {
-                (Some(brief), _) => Ok((brief, true)),
-                (None, Some(_)) => Ok((Brief::of_bytes(0, Timestamp::now()), false)),
-                (None, None) => Err(Refusal::not_found()),
-            });
+        // rename(2) asks first whether the new name is taken: that much the store tells sooner.
+        let look = || match last == state || self.is_in(id, state)? {
+            true => self.brief_for_opening(id, state, ino, read),
+            false => Ok(None),
+        };
+        let found = look().and_then(|brief| match (brief.filter(|_| !hidden), &own) {
+            (Some(brief), _) => Ok((brief, true)),
+            (None, Some(_)) => Ok((Brief::of_bytes(0, Timestamp::now()), false)),
+            (None, None) => Err(Refusal::not_found()),
+        });
         match found {
             Ok((brief, stored)) => {
-                self.inodes.moved(id, state);
+                if last != state {
+                    self.inodes.moved(id, state);
+                }
                 let mut attr = self.message_attr(ino, brief, own.as_deref(), read);
                 if !stored || self.asides.is_aside(state, id) {
                     attr.validity.names = Duration::ZERO;
@@ -169,11 +173,6 @@ impl Spool {
         ino: u64,
         read: ReadAt,
     ) -> Result<Option<Brief>> {
-        // rename(2) asks first whether the new name is taken: that much the store tells sooner.
-        let is_elsewhere = self.inodes.state(ino).is_some_and(|known| known != state);
-        if is_elsewhere && self.ask(self.store.locate(&self.patient(), id))? != Some(state) {
-            return Ok(None);
-        }
         self.brief_by(id, Some(state), |stored| {
             let document: Arc<[u8]> = document::render(&stored.metadata).into();
             let brief = Brief::with_size(stored, document.len() as u64);
@@ -181,6 +180,11 @@ impl Spool {
             self.rendered.keep(ino, brief.mark(), document, is_current);
             brief
         })
+    }
+
+    fn is_in(&self, id: &MessageId, state: QueueState) -> Result<bool> {
+        let found = self.ask(self.store.locate(&self.patient(), id))?;
+        Ok(found == Some(state))
     }
 
     fn brief_by(
