@@ -15,7 +15,7 @@ mod spools;
 
 use calls::{Tree, drop_caches};
 use results::Result;
-use spools::{Mounted, Place};
+use spools::{HUGE, Mounted, Place};
 
 /// Measures the mount beside the floor (a null filesystem on the same library), ext4, tmpfs, the
 /// library in-process and raw SQLite; prints a table in Markdown and draws a chart.
@@ -87,9 +87,6 @@ fn main() -> ExitCode {
     }
     ExitCode::SUCCESS
 }
-
-/// At this size only what must not depend on it is measured.
-const HUGE: u64 = 5_000_000;
 
 struct Bench<'a> {
     arguments: &'a Arguments,

@@ -41,7 +41,8 @@ fn read(row: &Row<'_>, headers: bool) -> rusqlite::Result<Result<Stored>> {
         Ok(Stored {
             metadata: MessageMetadata {
                 id: fields.id(0)?,
-                state: QueueState::from_number(state).ok_or(format!("its state is {state}"))?,
+                state: QueueState::from_number(state)
+                    .ok_or_else(|| format!("its state is {state}"))?,
                 attempts: fields.number(2, "attempts")?,
                 max_attempts: fields.number(3, "max_attempts")?,
                 next_retry: fields.time(4, "next_retry", 16)?,
@@ -132,7 +133,8 @@ impl Fields<'_, '_> {
 
     fn seconds(&self, at: usize, name: &str) -> std::result::Result<Timestamp, String> {
         let seconds = self.number(at, name)?;
-        Timestamp::new(seconds, 0).ok_or(format!("its {name} is outside the years 1 to 9999"))
+        Timestamp::new(seconds, 0)
+            .ok_or_else(|| format!("its {name} is outside the years 1 to 9999"))
     }
 
     fn exact(&self, at: usize, name: &str, nanos: usize) -> std::result::Result<Timestamp, String> {
@@ -140,7 +142,7 @@ impl Fields<'_, '_> {
         let nanos = u32::try_from(self.number(nanos, name)?).ok();
         nanos
             .and_then(|nanos| Timestamp::new(whole.seconds(), nanos))
-            .ok_or(format!("the nanoseconds of its {name} are out of range"))
+            .ok_or_else(|| format!("the nanoseconds of its {name} are out of range"))
     }
 
     /// A time of RetrySpool's column, with the nanoseconds of the side columns if they still
