@@ -4,6 +4,7 @@
 //! handles. An inode is dropped when both are zero.
 //! May fail: never; a number that nobody was given is simply unknown.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -127,20 +128,29 @@ pub fn mark(revision: Revision) -> u64 {
 }
 
 impl Table {
-    /// Counts one lookup of the message's number, which stands for it from here on.
-    fn expect(&mut self, id: &MessageId, state: QueueState) -> (u64, &mut Message) {
-        let (ino, round) = (free_or_own(&self.messages, id), self.round);
+    /// Counts one lookup of the message's number, which stands for it from here on; `hash` is
+    /// [`number_of`] its ID.
+    fn expect(&mut self, hash: u64, id: &MessageId, state: QueueState) -> (u64, QueueState) {
         self.most = self.most.max(self.messages.len() + 1);
-        let message = self.messages.entry(ino).or_insert_with(|| Message {
-            id: id.clone(),
-            uses: Uses::default(),
-            state,
-            told: 0,
-            named: round,
-        });
-        message.uses.lookups += 1;
-        message.named = round;
-        (ino, message)
+        let mut ino = hash;
+        loop {
+            let message = match self.messages.entry(ino) {
+                Entry::Occupied(other) if other.get().id != *id => {
+                    ino = next(ino);
+                    continue;
+                }
+                entry => entry.or_insert_with(|| Message {
+                    id: id.clone(),
+                    uses: Uses::default(),
+                    state,
+                    told: 0,
+                    named: self.round,
+                }),
+            };
+            message.uses.lookups += 1;
+            message.named = self.round;
+            return (ino, message.state);
+        }
     }
 
     fn message(&mut self, id: &MessageId) -> Option<&mut Message> {
@@ -179,11 +189,20 @@ impl Inodes {
         free_or_own_from(hash, &self.table.lock().messages, id)
     }
 
-    /// Counts one lookup of a message under a state's directory, and gives its number.
+    /// Counts one lookup of a message that was found under a state's directory, and gives its number.
     pub fn look_up(&self, id: &MessageId, state: QueueState) -> u64 {
+        self.look_up_from(number_of(id), id, state)
+    }
+
+    /// The same where [`number_of`] the ID is known.
+    pub fn look_up_from(&self, hash: u64, id: &MessageId, state: QueueState) -> u64 {
         let mut table = self.table.lock();
-        let (ino, message) = table.expect(id, state);
-        message.state = state;
+        let (ino, last) = table.expect(hash, id, state);
+        if last != state
+            && let Some(message) = table.messages.get_mut(&ino)
+        {
+            message.state = state;
+        }
         ino
     }
 
@@ -191,9 +210,7 @@ impl Inodes {
     /// from here on its number stands for it. Also gives the one that it was last found under, or
     /// this one.
     pub fn expect(&self, id: &MessageId, state: QueueState) -> (u64, QueueState) {
-        let mut table = self.table.lock();
-        let (ino, message) = table.expect(id, state);
-        (ino, message.state)
+        self.table.lock().expect(number_of(id), id, state)
     }
 
     /// The number that the kernel knows the message by, if it knows it.
@@ -397,12 +414,15 @@ fn free_or_own_from(hash: u64, messages: &BTreeMap<u64, Message>, id: &MessageId
     let mut ino = hash;
     loop {
         match messages.get(&ino) {
-            Some(other) if other.id != *id => {
-                ino = (ino + 1).max(FIRST_MESSAGE) & (u64::MAX >> 1);
-            }
-            _ => return ino.max(FIRST_MESSAGE),
+            Some(other) if other.id != *id => ino = next(ino),
+            _ => return ino,
         }
     }
+}
+
+/// The number after that one, of those that messages have.
+fn next(ino: u64) -> u64 {
+    ((ino + 1) & (u64::MAX >> 1)).max(FIRST_MESSAGE)
 }
 
 #[cfg(test)]

@@ -323,7 +323,7 @@ impl Spool {
             // Known to be known to the kernel, before it is decided what it may remember.
             let id = &item.id;
             let ino = match plus {
-                true => self.inodes.look_up(id, state),
+                true => self.inodes.look_up_from(item.hash, id, state),
                 false => self.inodes.number_from(item.hash, id),
             };
             id.write_file_name(&mut name);
