@@ -333,9 +333,11 @@ impl Spool {
             },
         };
         Ok(StateInfo {
-            // A state that nothing happened in looks as old as the mount, not as year 1.
+            // A state that nothing happened in looks as old as the mount, not as year 1; and a second
+            // older: what happens next is dated to the millisecond, cut off, and must not seem earlier.
             changed: if info.changed == Timestamp::ZERO {
-                self.started
+                let before = Timestamp::new(self.started.seconds() - 1, 0);
+                before.unwrap_or(self.started)
             } else {
                 info.changed
             },
