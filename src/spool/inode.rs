@@ -3,6 +3,8 @@
 //! Owns: the lookup counts that the kernel gives back with forget, and the counts of open
 //! handles. An inode is dropped when both are zero.
 //! May fail: never; a number that nobody was given is simply unknown.
+//!
+//! It is long because lookups, names, handles and pages are counted under one lock.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -154,7 +156,7 @@ impl Table {
     }
 
     fn message(&mut self, id: &MessageId) -> Option<&mut Message> {
-        let ino = free_or_own(&self.messages, id);
+        let ino = free_or_own(number_of(id), &self.messages, id);
         self.messages.get_mut(&ino)
     }
 
@@ -186,7 +188,7 @@ impl Inodes {
 
     /// The same where [`number_of`] the ID is known.
     pub fn number_from(&self, hash: u64, id: &MessageId) -> u64 {
-        free_or_own_from(hash, &self.table.lock().messages, id)
+        free_or_own(hash, &self.table.lock().messages, id)
     }
 
     /// Counts one lookup of a message that was found under a state's directory, and gives its number.
@@ -216,7 +218,7 @@ impl Inodes {
     /// The number that the kernel knows the message by, if it knows it.
     pub fn known(&self, id: &MessageId) -> Option<u64> {
         let table = self.table.lock();
-        let ino = free_or_own(&table.messages, id);
+        let ino = free_or_own(number_of(id), &table.messages, id);
         table.messages.contains_key(&ino).then_some(ino)
     }
 
@@ -406,11 +408,7 @@ const MUCH: usize = 10_000;
 
 /// The message's number: its hash, or the next one that no other message has (two IDs with one
 /// hash are possible, if unlikely).
-fn free_or_own(messages: &BTreeMap<u64, Message>, id: &MessageId) -> u64 {
-    free_or_own_from(number_of(id), messages, id)
-}
-
-fn free_or_own_from(hash: u64, messages: &BTreeMap<u64, Message>, id: &MessageId) -> u64 {
+fn free_or_own(hash: u64, messages: &BTreeMap<u64, Message>, id: &MessageId) -> u64 {
     let mut ino = hash;
     loop {
         match messages.get(&ino) {

@@ -333,8 +333,8 @@ impl Spool {
             },
         };
         Ok(StateInfo {
-            // A state that nothing happened in looks as old as the mount, not as year 1; and a second
-            // older: what happens next is dated to the millisecond, cut off, and must not seem earlier.
+            // A state that nothing happened in looks as old as the mount, not as year 1: a whole second
+            // before it, since what happens next is dated to the millisecond, cut off.
             changed: if info.changed == Timestamp::ZERO {
                 let before = Timestamp::new(self.started.seconds() - 1, 0);
                 before.unwrap_or(self.started)

@@ -4,6 +4,8 @@
 //! Owns: their names and bytes, the budget, and the rescue of bytes that would be lost.
 //! May fail: with `ENOSPC` past the budget.
 //! Must not know: stores, messages.
+//!
+//! It is long because the budget holds over all that can be done with them.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

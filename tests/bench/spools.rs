@@ -162,7 +162,7 @@ fn fill(path: &Path, messages: u64) {
         .open()
         .expect("a new spool");
     store.close().expect("the spool is closed");
-    // As they come to a queue: the rows lie in the order of age, and anyhow in that of IDs.
+    // As they come to a queue: the rows lie in the order of age, and in none of IDs.
     let mut numbers: Vec<u64> = (0..messages).collect();
     if messages >= HUGE {
         // In the order of IDs, which fills the tables in their own order and takes minutes, not hours.

@@ -1,4 +1,6 @@
 //! How a mount begins and ends, its options, and what a killed daemon leaves.
+//!
+//! It is long because each way to begin has to meet each way that the last one ended.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};

@@ -5,6 +5,8 @@
 //! `RETRYSPOOLFS_SOAK_SECONDS=600` for the long run. `RETRYSPOOLFS_SOAK_WORKER` names a program that
 //! writes in place of the one here: it gets the spool's file, and the name of a file whose appearance
 //! ends it.
+//!
+//! It is long because what is right of all that is done at once is known from one log.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;

@@ -34,8 +34,9 @@ const LONG: i64 = 4096;
 /// then are brought over once.
 const LONG_IN_BULK: i64 = 4 * LONG;
 
-/// How long it waits for readers. Nobody else can write meanwhile.
-const READERS_WAIT: Duration = Duration::from_millis(20);
+/// How long it waits for readers. Nobody else can write meanwhile, so it is as long as a transaction;
+/// it tries again when the log has grown.
+const READERS_WAIT: Duration = Duration::from_millis(4);
 
 /// The checkpoints of one store.
 pub struct Checkpointer {

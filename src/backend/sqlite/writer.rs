@@ -6,6 +6,8 @@
 //! May fail: each caller with its own answer; [`Error::Busy`] at its own deadline. If the shared
 //! transaction fails, each change runs again alone. Nobody is answered before the commit.
 //! Must not know: what a change does.
+//!
+//! It is long because waiting, leading and failing together are one protocol, to be read in one place.
 
 use std::cell::LazyCell;
 use std::collections::VecDeque;
@@ -22,7 +24,7 @@ use super::checkpoint::Checkpointer;
 use super::error::{from_sqlite, is_busy, is_full};
 use super::faults::{Faults, Point};
 use super::open::Place;
-use super::pace::{self, Pace};
+use super::pace::Pace;
 use super::reserve;
 use super::upkeep::Upkeep;
 use crate::backend::{Actor, Context, Error, Result};
@@ -80,11 +82,6 @@ impl Ticket {
             slot: Mutex::new(Slot::Waiting),
             turn: Condvar::new(),
         })
-    }
-
-    /// How long a transaction may have taken already to go on with this change.
-    fn hold(&self) -> Duration {
-        if self.is_bulk { pace::HOLD } else { HOLD }
     }
 
     fn set(&self, slot: Slot) {
@@ -264,9 +261,12 @@ impl Writer {
         let changes_before = conn.total_changes();
         let mut batch = Batch::default();
         let is_short = self.room(conn);
+        let bulk_hold = self.pace.hold();
         let mut outcome = Ok(());
         while outcome.is_ok() {
-            let in_time = |next: &mut Arc<Ticket>| start.elapsed() < next.hold();
+            let in_time = |next: &mut Arc<Ticket>| {
+                start.elapsed() < if next.is_bulk { bulk_hold } else { HOLD }
+            };
             let next = match batch.0.is_empty() {
                 true => self.queue.lock().waiting.pop_front(),
                 false => self.queue.lock().waiting.pop_front_if(in_time),
@@ -286,6 +286,7 @@ impl Writer {
                 Err(e) => outcome = Err(e),
             }
         }
+        let commits = Instant::now();
         if outcome.is_ok() {
             outcome = self.end(conn, changes_before);
         }
@@ -302,7 +303,7 @@ impl Writer {
             }
         }
         if batch.0.iter().any(|(ticket, _)| ticket.is_bulk) {
-            self.pace.ended(start);
+            self.pace.ended(start, commits);
         }
     }
 
